@@ -1,0 +1,267 @@
+"""The store of picked AIFs: one plain CSV file per rater, readable in a spreadsheet, good in a git diff.
+
+A pick is one line that is appended and forced to disk in one write; no line is ever rewritten. The latest
+pick of a case counts, and a pick without voxels withdraws what came before. A line that cannot be read is
+reported with its number, left as it is, and skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+VERSION = 1  # of the file format
+COLUMNS = ("case", "voxels", "vof_voxels", "time", "comment", "version")
+
+Voxel = tuple[int, int, int]
+
+
+class AnnotationWarning(UserWarning):
+    """A line of a picks file could not be read."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The voxels one rater chose in one case; no AIF voxels and no VOF voxels: the pick is withdrawn.
+
+    Parameters
+    ----------
+    case : id of the case.
+    voxels : ((x, y, z), …), AIF voxels in 0-based array indices.
+    vof_voxels : ((x, y, z), …), VOF voxels, may be empty.
+    time : ISO 8601; default: now.
+    comment : free text; line breaks become spaces.
+    version : of the file format.
+    """
+
+    case: str
+    voxels: tuple[Voxel, ...] = ()
+    vof_voxels: tuple[Voxel, ...] = ()
+    time: str = field(default_factory=_now)
+    comment: str = ""
+    version: int = VERSION
+
+    def __post_init__(self):
+        set_ = object.__setattr__
+        set_(self, "case", " ".join(str(self.case).split()))
+        set_(self, "voxels", _voxels(self.voxels))
+        set_(self, "vof_voxels", _voxels(self.vof_voxels))
+        set_(self, "comment", " ".join(str(self.comment).split()))  # one pick is one line
+        if not self.case:
+            raise ValueError("A pick must name its case: case is empty. Give the id of the case.")
+        _instant(self.time)
+
+
+def read(path: str | Path) -> list[Pick]:
+    """Read all picks of a rater, in the order of the file.
+
+    Parameters
+    ----------
+    path : CSV file with the columns case, voxels, vof_voxels, time, comment, version.
+
+    Returns
+    -------
+    The picks; lines that cannot be read are left out with an ``AnnotationWarning`` that gives their number.
+
+    Raises
+    ------
+    OSError : the file cannot be opened.
+    ValueError : it is not a picks file.
+    """
+    path = Path(path)
+    lines = path.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
+    _check_header(path, lines[0] if lines else "")
+    picks = []
+    # Line by line, never csv over the file: one torn quote would swallow every line after it.
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        try:
+            picks.append(_parse(line))
+        except ValueError as error:
+            shown = line if len(line) <= 80 else line[:77] + "…"
+            what = f"{path}, line {number} is skipped: {error} It reads {shown!r}; mend or delete it by hand."
+            warnings.warn(what, AnnotationWarning, stacklevel=2)
+    return picks
+
+
+def append(path: str | Path, pick: Pick) -> None:
+    """Add one pick to the file, made with its folders where it does not exist.
+
+    When this returns, the line is on disk. Two processes may append at the same time: each line goes out in
+    one write to a file opened for appending, so neither loses a pick.
+
+    Parameters
+    ----------
+    path : CSV file of the rater.
+    pick : the pick.
+
+    Raises
+    ------
+    ValueError : the file exists and is not a picks file.
+    OSError : it cannot be written.
+    """
+    path = Path(path)
+    if not path.exists():
+        _create(path)
+    with path.open("rb") as file:
+        _check_header(path, file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n"))
+        file.seek(-1, os.SEEK_END)
+        torn = file.read(1) != b"\n"  # a killed writer's half line must not swallow this pick
+    line = ("\n" if torn else "") + _line(pick)
+    _write(path, line.encode("utf-8"), os.O_WRONLY | os.O_APPEND)
+
+
+def latest(path: str | Path) -> dict[str, Pick]:
+    """Find the pick that counts for each case: the latest in time, in a tie the later line.
+
+    Parameters
+    ----------
+    path : CSV file of the rater.
+
+    Returns
+    -------
+    Case id -> pick, without the cases whose latest pick is withdrawn (no AIF voxels and no VOF voxels).
+    """
+    found: dict[str, Pick] = {}
+    for pick in read(path):
+        if pick.case not in found or _instant(pick.time) >= _instant(found[pick.case].time):
+            found[pick.case] = pick
+    return {case: pick for case, pick in found.items() if pick.voxels or pick.vof_voxels}
+
+
+def rater_file(cohort_folder: str | Path, rater: str, aif_root: str | Path) -> Path:
+    """Name the file of a rater: ``<aif_root>/<cohort>/<rater>.csv``.
+
+    Parameters
+    ----------
+    cohort_folder : folder of the cohort; its name is the cohort's.
+    rater : name of the rater: letters, digits, blanks, ``.``, ``-``, ``_``.
+    aif_root : folder of all picks, ``data/aif`` in the repository.
+    """
+    if not re.fullmatch(r"\w[\w .\-]*", rater):
+        raise ValueError(
+            f"A rater's name becomes a file name: {rater!r} has other characters than letters, digits, "
+            "blanks, '.', '-' and '_'. Try initials."
+        )
+    return Path(aif_root) / _cohort(cohort_folder).name / f"{rater}.csv"
+
+
+def raters(cohort_folder: str | Path, aif_root: str | Path) -> list[Path]:
+    """List the files of picks that belong to a cohort.
+
+    Parameters
+    ----------
+    cohort_folder : folder of the cohort.
+    aif_root : folder of all picks, ``data/aif`` in the repository.
+
+    Returns
+    -------
+    First ``<aif_root>/<cohort>/*.csv``, then ``<cohort folder>/aif/*.csv``, each by name.
+    """
+    folder = _cohort(cohort_folder)
+    own = sorted((Path(aif_root) / folder.name).glob("*.csv"))
+    return own + sorted((folder / "aif").glob("*.csv"))
+
+
+def _cohort(folder: str | Path) -> Path:
+    folder = Path(folder).resolve()
+    return folder.parent if folder.name in ("TRAINING", "TESTING") else folder
+
+
+def _parse(line: str) -> Pick:
+    try:
+        row = next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        raise ValueError(f"not a line of CSV ({error}).") from None
+    if len(row) < len(COLUMNS) or any(cell.strip() for cell in row[len(COLUMNS) :]):
+        raise ValueError(f"{len(COLUMNS)} columns are due, {len(row)} came.")
+    case, voxels, vof, time, comment, version = (cell.strip() for cell in row[: len(COLUMNS)])
+    if not version.isdigit() or int(version) != VERSION:
+        raise ValueError(f"version {version!r} of the format is not known, {VERSION} is.")
+    return Pick(case, _split(voxels), _split(vof), time, comment, int(version))
+
+
+def _split(text: str) -> list[list[str]]:
+    return [triple.split() for triple in text.split(";") if triple.strip()]
+
+
+def _line(pick: Pick) -> str:
+    joined = ["; ".join(" ".join(map(str, v)) for v in group) for group in (pick.voxels, pick.vof_voxels)]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(
+        [pick.case, *joined, pick.time, pick.comment, str(pick.version)]
+    )
+    return out.getvalue()
+
+
+def _voxels(triples: Iterable) -> tuple[Voxel, ...]:
+    try:
+        triples = [list(triple) for triple in triples]
+        voxels = tuple(tuple(int(i) for i in triple) for triple in triples)
+    except (TypeError, ValueError):
+        raise ValueError(f"A voxel is three whole numbers x y z: {triples!r} came.") from None
+    for voxel, triple in zip(voxels, triples, strict=True):
+        whole = all(isinstance(i, str) or i == int(i) for i in triple)
+        if len(voxel) != 3 or min(voxel) < 0 or not whole:
+            raise ValueError(f"A voxel is three whole numbers x y z, 0 or more: {triple} came.")
+    return voxels
+
+
+def _instant(time: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(time)
+    except (TypeError, ValueError):
+        raise ValueError(f"time must be ISO 8601 like 2020-10-04T09:30:00+00:00: {time!r} came.") from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _check_header(path: Path, line: str) -> None:
+    names = [name.strip().strip('"') for name in line.split(",")]
+    if tuple(names[: len(COLUMNS)]) != COLUMNS:
+        raise ValueError(
+            f"{path} is not a file of picks: its first line should read {','.join(COLUMNS)!r} but reads "
+            f"{line[:120]!r}. Mend the line or take another file name."
+        )
+
+
+def _create(path: Path) -> None:
+    """Put a file with the header in place at once, unless somebody else was faster."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    header = (",".join(COLUMNS) + "\n").encode()
+    try:
+        _write(Path(draft), header, os.O_WRONLY)
+        os.chmod(draft, 0o644)  # mkstemp makes it private; colleagues share a folder of picks
+        try:
+            os.link(draft, path)  # unlike os.replace, never over an existing file
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not path.exists():
+                os.replace(draft, path)
+    finally:
+        Path(draft).unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes, flags: int) -> None:
+    handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    try:
+        if os.write(handle, data) != len(data):
+            raise OSError(f"{path}: the pick was written only in part. Is the disk full?")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
