@@ -143,15 +143,18 @@ def smooth(
     along_t /= along_t.sum(axis=1, keepdims=True)
     for z in np.flatnonzero(mask.any(axis=(0, 1))):
         inside = mask[*box, z]
-        curves = concentration[*box, z].astype(np.float32, order="C")
+        curves = concentration[*box, z].astype(np.float32)  # keeps the memory order, int16 or float
         if baseline is not None:
             curves -= baseline[*box, z, None]
         curves *= inside[..., None]
+        # NIfTI series come with time slowest: as (YX, T) this is a view that BLAS takes transposed.
+        n_x, n_y, n_t = curves.shape
+        curves = curves.transpose(1, 0, 2).reshape(-1, n_t) @ along_t.T
+        curves = along_y @ curves.reshape(n_y, -1)
+        curves = curves.reshape(n_y, n_x, n_t).transpose(1, 0, 2).reshape(n_x, -1)
+        curves = (along_x @ curves).reshape(n_x, n_y, n_t)
         weight = along_x @ inside.astype(np.float32) @ along_y.T
         scale = np.divide(inside, weight, where=inside, out=np.zeros_like(weight))
-        curves = (along_x @ curves.reshape(len(along_x), -1)).reshape(curves.shape)
-        curves = along_y @ curves
-        curves = (curves.reshape(-1, shape[3]) @ along_t.T).reshape(curves.shape)
         np.multiply(curves, scale[..., None], out=out[*box, z])
     return out
 
