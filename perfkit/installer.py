@@ -115,7 +115,7 @@ def run_pip(command, root):
         stderr=subprocess.STDOUT,
         universal_newlines=True,
         errors="replace",
-        close_fds=False,  # pip holds the lock too: should this process be killed, the next waits for pip's end
+        close_fds=False,  # pip holds the lock too: should we be killed, the next start waits for its end
     )
     lines = queue.Queue()
     threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
