@@ -1,0 +1,342 @@
+"""Perfusion maps in the units of the field: CBF, CBV, MTT, Tmax, TTP, rCBF, core and penumbra."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from perfkit import __version__, paper
+from perfkit.arrays import is_tensor, namespace, nonzero, real_array
+from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, impulse_response, lag_window
+
+VOLUME_UNITS = 100 * paper.HEMATOCRIT_FACTOR / paper.DENSITY  # area ratio -> ml/100 g
+TMAX_THRESHOLD = 6.0  # s; hypoperfusion, DEFUSE 3
+BLOCK = 16384  # voxels at once; our choice: their k (16384 × 2T float32) stays in the processor's cache
+UNITS = {"cbf": "ml/100 g/min", "cbv": "ml/100 g", "mtt": "s", "tmax": "s", "ttp": "s", "rcbf": "1"}
+ESTIMATORS = ("tikhonov",)
+
+
+@dataclass
+class Maps:
+    """The maps of one series.
+
+    Attributes
+    ----------
+    cbf : (...,), ml/100 g/min;  cbv : (...,), ml/100 g;  mtt, tmax, ttp : (...,), s
+    method : how they were made, as it goes into the sidecar of a file
+    """
+
+    cbf: np.ndarray
+    cbv: np.ndarray
+    mtt: np.ndarray
+    tmax: np.ndarray
+    ttp: np.ndarray
+    method: dict = field(default_factory=dict)
+
+    def items(self):
+        """Yield name and map, in the order of the field's reports."""
+        return ((name, getattr(self, name)) for name in ("cbf", "cbv", "mtt", "tmax", "ttp"))
+
+
+def perfusion_maps(
+    concentration,
+    aif,
+    dt: float = 1.0,
+    *,
+    estimator: str = "tikhonov",
+    matrix: str = "circulant",
+    regularization: str = "tikhonov",
+    lambda_rel: float = paper.LAMBDA_REL,
+    mask=None,
+    vof=None,
+    t0: float = 0.0,
+) -> Maps:
+    """Deconvolve every voxel and read the perfusion maps off.
+
+    Parameters
+    ----------
+    concentration : (..., T), HU above baseline
+    aif : (T,), HU above baseline
+    dt : float, frame interval in s
+    estimator : "tikhonov": the maps as the regularised k gives them
+    matrix, regularization, lambda_rel : as ``deconvolution.impulse_response``
+    mask : (...,) bool, voxels to compute; 0 elsewhere
+    vof : (T,), HU above baseline; the AIF is scaled to its area, which undoes partial volume
+    t0 : float, s; TTP is counted from here (0: the first frame)
+
+    Returns
+    -------
+    Maps with .cbf .cbv .mtt .tmax .ttp (...,), of the dtype of the curves
+
+    Raises
+    ------
+    ValueError, TypeError : time is not the last axis, mask or VOF of another shape, an AIF with
+        nothing positive in it, dt or lambda_rel not positive.
+
+    Notes
+    -----
+    CBF = 6000 (κ/ρ) max k, CBV = 100 (κ/ρ) ∫c/∫a, MTT = 60 CBV/CBF, Tmax = argmax k, TTP = argmax c − t0.
+    Peaks are refined by the parabola through three samples (within 0.03 s). With the circulant matrix
+    the peak is searched from −10 s on, so Tmax is negative where tissue leads the AIF. Tikhonov lowers
+    CBF and raises Tmax by amounts that depend on the AIF's width: see rCBF for what survives that.
+    CBV and MTT are NaN where the AIF's area is not positive.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}: {estimator!r} came.")
+    if len(getattr(concentration, "shape", np.shape(concentration))) < 1:
+        raise ValueError("The concentration needs a time axis, the last one: a single number came.")
+    aif = _scaled_to(aif, vof, dt)
+    options = {"matrix": matrix, "regularization": regularization, "lambda_rel": lambda_rel}
+    method = {"estimator": estimator, **options, "dt": dt, "vof_scaled": vof is not None, "t0": t0}
+    if is_tensor(concentration) or is_tensor(aif):
+        maps = _of_tensors(concentration, aif, dt, options, t0, mask)
+    else:
+        maps = _of_arrays(
+            real_array(concentration, "The concentration"), np.asarray(aif), dt, options, t0, mask
+        )
+    return Maps(**maps, method=method)
+
+
+def _of_arrays(concentration, aif, dt, options, t0, mask):
+    """Go through the voxels block by block: memory stays that of the maps."""
+    shape, n_frames = concentration.shape[:-1], concentration.shape[-1]
+    mask = np.ones(shape, bool) if mask is None else _checked_mask(mask, shape)
+    impulse_response(np.zeros((1, n_frames)), aif, dt, **options)  # every check at the door, once
+    dtype = np.result_type(concentration.dtype, np.float32)
+    flat, chosen = concentration.reshape(-1, n_frames), np.flatnonzero(mask)
+    whole = len(chosen) == len(flat)
+    maps = {name: np.zeros(len(flat), dtype) for name in ("cbf", "cbv", "mtt", "tmax", "ttp")}
+    read = _reader(aif, dt, options, t0, dtype)
+    for start in range(0, len(chosen), BLOCK):
+        rows = slice(start, start + BLOCK) if whole else chosen[start : start + BLOCK]
+        for name, values in read(flat[rows].astype(dtype, copy=False)).items():
+            maps[name][rows] = values
+    return {name: values.reshape(shape) for name, values in maps.items()}
+
+
+def _of_tensors(concentration, aif, dt, options, t0, mask):
+    xp = namespace(concentration, aif)
+    concentration = xp.convert_to_tensor(concentration)
+    impulse_response(
+        concentration[..., :1, :] if len(concentration.shape) > 1 else concentration, aif, dt, **options
+    )
+    maps = _reader(xp.cast(aif, concentration.dtype), dt, options, t0, concentration.dtype)(concentration)
+    if mask is None:
+        return maps
+    inside = xp.cast(
+        xp.convert_to_tensor(_checked_mask(mask, tuple(concentration.shape[:-1]))), concentration.dtype
+    )
+    return {name: values * inside for name, values in maps.items()}
+
+
+def _reader(aif, dt, options, t0, dtype):
+    """Prepare the function from curves (V, T) to maps (V,): one operator serves all voxels."""
+    xp = namespace(aif)
+    n_frames = aif.shape[-1]
+    lags = lag_window(n_frames, dt, options["matrix"])
+    weights = np.full(n_frames, dt)
+    weights[[0, -1]] = dt / 2  # trapezia
+    weights = weights.astype(dtype) if xp is np else xp.convert_to_tensor(weights, dtype)
+    area = xp.sum(aif * (weights if xp is not np else weights.astype(float)))
+    area = xp.where(area > 0, area, np.nan)
+    if options["regularization"] != "osvd":
+        full = deconvolution_operator(aif if xp is not np else aif.astype(float), dt, **options)
+        rows = lags % full.shape[-2]
+        operator = (
+            full[rows].T.astype(dtype, order="C") if xp is np else xp.transpose(xp.take(full, rows, axis=0))
+        )
+
+    def irf(curves):
+        if options["regularization"] != "osvd":
+            return xp.matmul(curves, operator)
+        k = impulse_response(curves, aif, dt, **options)
+        return k[..., lags] if xp is np else xp.take(k, lags % k.shape[-1], axis=-1)
+
+    def read(curves):
+        peak, lag = _peak(xp, irf(curves))
+        cbf = FLOW_UNITS * peak
+        cbv = VOLUME_UNITS * xp.matmul(curves, weights) / (area if xp is not np else dtype.type(area))
+        mtt = xp.where(cbf > 0, 60 * cbv / nonzero(xp, cbf), xp.zeros_like(cbf))
+        _, frame = _peak(xp, curves)
+        return {"cbf": cbf, "cbv": cbv, "mtt": mtt, "tmax": (lag + int(lags[0])) * dt, "ttp": frame * dt - t0}
+
+    return read
+
+
+def _peak(xp, curves):
+    """Height of the largest sample and place, in samples, of the parabola's vertex through its neighbours."""
+    n = curves.shape[-1]
+    if xp is np:
+        flat = curves.reshape(-1, n)
+        at = flat.argmax(-1)
+        inside = np.clip(at, 1, n - 2)
+        start = np.arange(len(flat)) * n + inside
+        before, here, after = (flat.ravel().take(start + step) for step in (-1, 0, 1))
+        peak = flat.ravel().take(start - inside + at)
+        shape = curves.shape[:-1]
+        before, here, after, peak, at, inside = (
+            x.reshape(shape)
+            for x in (before, here, after, peak, at.astype(curves.dtype), inside.astype(curves.dtype))
+        )
+    else:
+        index = xp.argmax(curves, axis=-1)[..., None]
+        middle = xp.clip(index, 1, n - 2)
+        before, here, after, peak = (
+            xp.take_along_axis(curves, i, axis=-1)[..., 0] for i in (middle - 1, middle, middle + 1, index)
+        )
+        at, inside = xp.cast(index[..., 0], curves.dtype), xp.cast(middle[..., 0], curves.dtype)
+    bend = before - 2 * here + after
+    curved = xp.logical_and(bend < 0, at == inside)
+    offset = xp.where(curved, 0.5 * (before - after) / nonzero(xp, bend), xp.zeros_like(bend))
+    return peak, at + offset
+
+
+def _scaled_to(aif, vof, dt):
+    if vof is None:
+        return aif
+    xp = namespace(aif, vof)
+    aif, vof = (
+        np.asarray(real_array(c, "AIF and VOF"), float) if xp is np else xp.convert_to_tensor(c)
+        for c in (aif, vof)
+    )
+    if tuple(aif.shape) != tuple(vof.shape):
+        raise ValueError(
+            "AIF and VOF must be curves on the same frames: "
+            f"shapes {tuple(aif.shape)} and {tuple(vof.shape)} came."
+        )
+    return aif * (xp.sum(vof) / xp.sum(aif))
+
+
+def relative_cbf(cbf, reference_tissue):
+    """Divide CBF by its mean over the reference tissue.
+
+    Paper: Method, normalisation.
+
+    Parameters
+    ----------
+    cbf : (...,), ml/100 g/min or any unit
+    reference_tissue : (...,) bool, "healthy" voxels
+
+    Returns
+    -------
+    rcbf : (...,), 1 in the mean reference tissue
+
+    Raises
+    ------
+    ValueError : another shape, no voxel in the reference tissue, or no flow in it.
+
+    Notes
+    -----
+    On tensors the mean stays attached to the graph: detached, the gradient is a third off.
+    """
+    xp = namespace(cbf, reference_tissue)
+    if xp is np:
+        cbf, reference_tissue = real_array(cbf, "CBF"), np.asarray(reference_tissue)
+    reference_tissue = (
+        _checked_mask(reference_tissue, tuple(cbf.shape), "reference tissue")
+        if xp is np
+        else (xp.cast(xp.convert_to_tensor(reference_tissue), cbf.dtype))
+    )
+    if xp is not np:
+        return cbf * xp.sum(reference_tissue) / nonzero(xp, xp.sum(cbf * reference_tissue))
+    if not reference_tissue.any():
+        raise ValueError(
+            "The reference tissue must hold at least one voxel: it is empty. See masks.reference_tissue."
+        )
+    mean = cbf[reference_tissue].mean(dtype=np.float64)
+    if not mean > 0:
+        raise ValueError(
+            f"The reference tissue must have flow: its mean CBF is {mean:g}. Is the AIF an artery's?"
+        )
+    return cbf / cbf.dtype.type(mean) if cbf.dtype.kind == "f" else cbf / mean
+
+
+def core_mask(rcbf, mask, threshold: float = paper.RCBF_THRESHOLD):
+    """Mark the infarct core: rCBF below the threshold.
+
+    Paper: Experiments, threshold.
+
+    Parameters
+    ----------
+    rcbf : (...,)
+    mask : (...,) bool, where a core may be
+    threshold : float, of the reference tissue's flow
+
+    Returns
+    -------
+    core : (...,) bool
+    """
+    rcbf = np.asarray(rcbf)
+    return (rcbf < threshold) & _checked_mask(mask, rcbf.shape)
+
+
+def penumbra_mask(tmax, core, mask, threshold: float = TMAX_THRESHOLD):
+    """Mark the penumbra: Tmax above the threshold, outside the core.
+
+    Parameters
+    ----------
+    tmax : (...,), s
+    core, mask : (...,) bool
+    threshold : float, s
+
+    Returns
+    -------
+    penumbra : (...,) bool
+    """
+    tmax = np.asarray(tmax)
+    return (tmax > threshold) & _checked_mask(mask, tmax.shape) & ~_checked_mask(core, tmax.shape, "core")
+
+
+def save_maps(folder, stem: str, maps, affine, *, method=None) -> list[Path]:
+    """Write maps as NIfTI, each with a JSON sidecar that says what it is and how it was made.
+
+    Parameters
+    ----------
+    folder : where to; made if missing
+    stem : first part of the file names, BIDS-style: "sub-01_desc-expert"
+    maps : Maps, or a dict from name to (X, Y, Z) array
+    affine : (4, 4), mm
+    method : dict for the sidecar; default: that of the maps
+
+    Returns
+    -------
+    The paths of the images, ``<stem>_<name>.nii.gz``
+    """
+    import nibabel as nib
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    method = dict(getattr(maps, "method", {}) if method is None else method)
+    written = []
+    for name, values in maps.items():
+        path = folder / f"{stem}_{name}.nii.gz"
+        values = np.asarray(values)
+        values = values.astype(np.uint8 if values.dtype == bool else np.float32)
+        image = nib.Nifti1Image(values, np.asarray(affine, float))
+        image.header.set_xyzt_units("mm")
+        temporary = path.with_name(f".{os.getpid()}.{path.name}")
+        nib.save(image, temporary)
+        sidecar = {
+            "Map": name,
+            "Units": UNITS.get(name, "1"),
+            "Method": method,
+            "GeneratedBy": f"perfkit {__version__}",
+        }
+        beside = path.with_name(f"{stem}_{name}.json")
+        part = beside.with_name(f".{os.getpid()}.{beside.name}")
+        part.write_text(json.dumps(sidecar, indent=2, default=float) + "\n", encoding="utf-8")
+        os.replace(part, beside)
+        os.replace(temporary, path)
+        written.append(path)
+    return written
+
+
+def _checked_mask(mask, shape, name="mask"):
+    mask = np.asarray(mask)
+    if mask.shape != shape:
+        raise ValueError(f"The {name} must have the shape of the voxels, {shape}: {mask.shape} came.")
+    return mask.astype(bool, copy=False)
