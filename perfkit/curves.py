@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 import numpy as np
+
+from perfkit.gamma import GammaVariate, gamma_variate
 
 ONSET_FRACTION = 0.1  # of the peak; SCIENCE: bolus onset of the real AIFs is stated at 10 %
 ARRIVAL_FRACTION = 0.2  # of the peak; Straka 2010
@@ -246,51 +245,6 @@ def first_moment(curves, dt):
     return result[()]
 
 
-@dataclass(frozen=True)
-class GammaVariate:
-    """A fitted first pass: start, time of the peak, width (s), peak (HU), R² and any objections."""
-
-    t0: float
-    ttp: float
-    fwhm: float
-    peak: float
-    r2: float
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def plausible(self) -> bool:
-        """True without objections."""
-        return not self.reasons
-
-    def curve(self, t):
-        """Return the curve at times ``t`` (s), HU."""
-        return gamma_variate(t, self.t0, self.ttp, self.fwhm, self.peak)
-
-
-def gamma_variate(t, t0, ttp, fwhm, peak):
-    """Return a gamma variate given by what one sees: start, time of the peak, width and peak.
-
-    Parameters
-    ----------
-    t : (T,), s.
-    t0 : start, s.
-    ttp : time of the peak on the same clock, s, later than ``t0``.
-    fwhm : full width at half maximum, s.
-    peak : HU.
-
-    Returns
-    -------
-    (T,), HU: peak · (x exp(1 − x))^α with x = (t − t0) / (ttp − t0), and 0 before t0.
-
-    Notes
-    -----
-    With A ((t − t0)/(αβ))^α exp(α − (t − t0)/β) this is ttp − t0 = αβ, and fwhm / (ttp − t0) depends
-    on α alone. α and β are strongly anticorrelated in fits (−.94); start and width are not.
-    """
-    x = np.maximum(np.asarray(t, float) - t0, 0) / (ttp - t0)
-    return peak * (x * np.exp(1 - x)) ** _shape(fwhm / (ttp - t0))
-
-
 def fit_gamma_variate(curve, dt) -> GammaVariate:
     """Fit a gamma variate to the first pass of a curve by least squares.
 
@@ -344,23 +298,6 @@ def _judged(t0, ttp, fwhm, peak, r2):
         (t0 < 0, f"the start is {t0:.1f} s, before the first frame"),
     )
     return GammaVariate(t0, ttp, fwhm, peak, r2, tuple(words for failed, words in checks if failed))
-
-
-def _shape(ratio):
-    """Return α of a gamma variate whose FWHM is ``ratio`` times its rise."""
-    ratios, shapes = _shape_table()
-    return np.exp(np.interp(np.log(ratio), ratios, shapes))
-
-
-@lru_cache(maxsize=1)
-def _shape_table():
-    from scipy.special import lambertw
-
-    # Half maximum: x exp(-x) = exp(-1 - ln 2 / α), whose two roots are the branches of Lambert's W.
-    shapes = np.linspace(np.log(1e-2), np.log(1e4), 8001)
-    argument = -np.exp(-1 - np.log(2) / np.exp(shapes))
-    width = lambertw(argument, 0).real - lambertw(argument, -1).real
-    return np.log(width)[::-1], shapes[::-1]
 
 
 def _last_crossing(curves, level, allowed):

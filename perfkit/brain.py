@@ -1,0 +1,106 @@
+"""The brain on a pre-contrast CT volume."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+BRAIN_HU = (0.0, 100.0)  # SCIENCE §2: pre-contrast brain lies between
+BRIDGE_MM = 2.5  # our choice: half the width of what may join brain and scalp (orbit, foramina)
+NOISE_MM = 1.0  # our choice: blurs one pixel's noise, moves no border
+DARK_HU = 15.0  # our choice: a noisy background may not push the lower limit above CSF
+_IN_PLANE = np.zeros((3, 3, 3), bool)
+_IN_PLANE[:, 1, 1] = _IN_PLANE[1, :, 1] = True
+
+
+def brain_mask(baseline, spacing):
+    """Find the brain on a pre-contrast volume, with or without skull, whatever lies outside.
+
+    Parameters
+    ----------
+    baseline : (X, Y, Z), HU, mean of the frames before the bolus.
+    spacing : (3,), mm.
+
+    Returns
+    -------
+    (X, Y, Z), bool: per slice the deepest component between 0 and 100 HU, filled, eroded by 1 pixel.
+
+    Raises
+    ------
+    ValueError : wrong shape, non-finite values, nothing that looks like a brain.
+
+    Notes
+    -----
+    Deepest is the largest sum of distances to the component's border: a scalp may have the larger
+    area where the slice is small, never the depth. A background of one constant value is taken for
+    air, since a stripped series may hold anything there; a noisy one around 0 HU raises the lower limit.
+    """
+    baseline = _volume(baseline, "baseline")
+    in_plane = np.asarray(spacing, float)[:2]
+    air = _background(baseline)
+    # Clipping puts tissue midway between air and bone, so that blurring moves neither border.
+    clipped = np.where(air, -50, np.clip(baseline, -50, 150)).astype(np.float32)
+    steady = ndimage.gaussian_filter(clipped, (*(NOISE_MM / in_plane), 0))
+    band = (steady > max(BRAIN_HU[0], _noise_floor(steady))) & (steady < BRAIN_HU[1])
+    mask = np.zeros(baseline.shape, bool)
+    for z in range(baseline.shape[2]):
+        mask[..., z] = _deepest(band[..., z], in_plane)
+    area = mask.sum(axis=(0, 1))
+    mask[..., area < 0.05 * area.max()] = False  # our choice: specks in slices beside the head
+    if not mask.any():
+        raise ValueError(
+            f"No brain found: tissue between {BRAIN_HU[0]:g} and {BRAIN_HU[1]:g} HU is due, the baseline "
+            f"runs from {baseline.min():g} to {baseline.max():g} HU with median {np.median(baseline):g}. "
+            "Give HU (rescale slope and intercept applied), or a brain mask of your own."
+        )
+    return mask
+
+
+def _background(baseline):
+    """Return the border-touching region of one constant value, if more than half the border has it."""
+    border = np.zeros(baseline.shape[:2], bool)
+    border[[0, -1]] = border[:, [0, -1]] = True
+    values, counts = np.unique(baseline[border], return_counts=True)
+    if counts.max() < 0.5 * counts.sum():
+        return np.zeros(baseline.shape, bool)
+    constant = baseline == values[counts.argmax()]
+    labels, _ = ndimage.label(constant, _IN_PLANE)
+    touching = np.unique(labels[border])
+    return np.isin(labels, touching[touching > 0])
+
+
+def _noise_floor(steady):
+    """Return a HU above which a noisy background around 0 HU does not reach."""
+    border = np.concatenate([steady[[0, -1]].ravel(), steady[:, [0, -1]].ravel()])
+    level = np.median(border)
+    spread = 1.4826 * np.median(abs(border - level))
+    return min(level + 5 * spread, DARK_HU) if abs(level) < DARK_HU / 2 else BRAIN_HU[0]
+
+
+def _deepest(band, in_plane):
+    if not band.any():
+        return band
+    box = tuple(ndimage.find_objects(band.astype(np.uint8))[0])
+    inner = np.pad(band[box], 1)
+    radius = max(BRIDGE_MM, *in_plane)
+    depth = ndimage.distance_transform_edt(inner, sampling=in_plane)
+    seeds, n = ndimage.label(depth > radius)
+    if not n:
+        return np.zeros_like(band)
+    seed = seeds == 1 + np.argmax(ndimage.sum_labels(depth, seeds, np.arange(1, n + 1)))
+    part = inner & (ndimage.distance_transform_edt(~seed, sampling=in_plane) <= 1.1 * radius)
+    filled = ndimage.binary_fill_holes(part)
+    out = np.zeros_like(band)
+    if part.sum() > 0.5 * filled.sum():  # our choice: a thinner ring is the scalp of a slice without brain
+        out[box] = ndimage.binary_erosion(filled)[1:-1, 1:-1]
+    return out
+
+
+def _volume(volume, name):
+    volume = np.asarray(volume)
+    if volume.ndim != 3 or not volume.size or not np.isfinite(volume).all():
+        raise ValueError(
+            f"{name} must be a finite volume (X, Y, Z): shape {volume.shape} came"
+            f"{'' if np.isfinite(volume).all() else ' with NaN or Inf'}. Take the mean of the first frames."
+        )
+    return volume
