@@ -1,0 +1,27 @@
+"""Shared fixtures. Warnings are errors (pyproject.toml); an exception is named at its test, with why."""
+
+import os
+
+import pytest
+
+from perfkit import doctor
+
+
+@pytest.fixture(scope="session")
+def chromium_path():
+    """Path of Chromium or Chrome. Without one: skip and say how to get it; in CI, fail."""
+    found = doctor.find_browser()
+    if found:
+        return found
+    words = f"No Chromium or Chrome was found. {doctor.BROWSER_HELP}"
+    if os.environ.get("CI"):
+        pytest.fail(words)
+    pytest.skip(words)
+
+
+@pytest.fixture(scope="session")
+def tiny_cohort(tmp_path_factory):
+    """Folder of a phantom cohort of six scans, written once; treat it as read-only."""
+    from perfkit import phantom
+
+    return phantom.write_cohort(tmp_path_factory.mktemp("cohort") / "tiny", 6, size="tiny", progress=False)
