@@ -59,7 +59,9 @@ def check_series_shape(shape: tuple[int, ...], name: str) -> None:
 
 def _time_axis_hint(shape) -> str | None:
     a, b, c, d = shape
-    if a >= MIN_FRAMES and c == d != b and d >= 2 * a and b != a:  # (T, Z, Y, X), as SimpleITK gives it
+    if (
+        a >= MIN_FRAMES and c == d != b and d >= 2 * a and (b != a or d >= 64)
+    ):  # (T, Z, Y, X), as SimpleITK gives it
         return "ctp.T"
     if a >= MIN_FRAMES and b == c != a and (b >= 2 * a or d < MIN_FRAMES):  # (T, X, Y, Z)
         return "np.moveaxis(ctp, 0, -1)"
