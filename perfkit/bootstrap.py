@@ -67,7 +67,7 @@ def ready(arguments, root=ROOT):
             "Try: python -m pip install 'perfkit[cpu]'"
         )
     version = working_version(environment_python(root))
-    if version is None or not fits(stamp, root, version, extra):
+    if why_rebuild(root, stamp, version) or not fits(stamp, root, version, extra):
         set_up(root, extra)
     return restart(environment_python(root), arguments)
 
@@ -221,10 +221,10 @@ def set_up(root, extra=None):
 def _set_up(root, extra, base):
     python = environment_python(root)
     stamp, version = read_stamp(root), working_version(python)
-    if version and fits(stamp, root, version, extra):
+    reason = why_rebuild(root, stamp, version)
+    if not reason and fits(stamp, root, version, extra):
         return  # another process did it while we waited
     began = time.monotonic()
-    reason = why_rebuild(root, stamp, version)
     if reason:
         say(f"{reason}; it is made anew.")
         remove(root / ".venv")
