@@ -93,7 +93,8 @@ def _deepest(band, in_plane):
     out = np.zeros_like(band)
     if part.sum() > 0.5 * filled.sum():  # our choice: a thinner ring is the scalp of a slice without brain
         out[box] = ndimage.binary_erosion(filled)[1:-1, 1:-1]
-    return out
+    rim = np.concatenate([out[[1, -2]].ravel(), out[:, [1, -2]].ravel()])
+    return out if rim.mean() <= 0.5 else np.zeros_like(out)  # what frames the slice is air, not brain
 
 
 def _volume(volume, name):

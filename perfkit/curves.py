@@ -32,7 +32,7 @@ def bolus_onset(curve, dt) -> float:
     -----
     The search walks back from the peak, so frames that wander before the bolus do not count. A
     running median of three frames removes single frames lost to motion. The baseline is the lowest
-    frame before the peak first, then the mean of the frames before the onset found with it.
+    frame before the peak first, then the median of the frames before the onset found with it.
     """
     curve = _one_curve(curve)
     padded = np.pad(curve, 1, mode="edge")
@@ -46,7 +46,7 @@ def bolus_onset(curve, dt) -> float:
             return 0.0
         i = int(below[-1])
         onset = i + (level - steady[i]) / (steady[i + 1] - steady[i])
-        base = curve[: i + 1].mean()
+        base = np.median(curve[: i + 1])
     return float(onset * dt)
 
 
