@@ -1,0 +1,321 @@
+"""The notebooks keep the rules of the house (read from their JSON) and run with nobody clicking."""
+
+import ast
+import io
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tokenize
+from copy import deepcopy
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+KEPT_NAMES = {
+    "00_deconvolution_by_hand",
+    "01_explore_a_case",
+    "02_pick_an_aif",
+    "03_train_the_aif_network",
+    "04_compare_methods",
+}
+PAPER_HEADINGS = {"04_compare_methods": ("Table 1", "Fig. 2", "Fig. 3")}
+MAX_LINES, MAX_CELLS = 15, 20
+FOUND = sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+# Rules
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def headings(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.findall(r"^(#+) +(.+?) *$", text, flags=re.MULTILINE)
+
+
+def title_is_a_question(notebook):
+    first = notebook.cells[0]
+    if first.cell_type != "markdown" or not re.match(r"# .+\?\s*$", first.source.splitlines()[0]):
+        yield "the first cell must be a title that asks: `# …?`"
+    if [level for level, _ in headings(notebook)].count("#") != 1:
+        yield "exactly one title"
+
+
+def only_the_first_code_cell_holds_parameters(notebook):
+    tagged = ["parameters" in cell.metadata.get("tags", []) for cell in code_cells(notebook)]
+    if tagged[:1] != [True] or sum(tagged) != 1:
+        yield "the first code cell, and no other, is tagged `parameters`"
+
+
+def parameters_are_typed_literals_with_help(notebook):
+    source = code_cells(notebook)[0].source
+    commented = {
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    names = []
+    for line in ast.parse(source).body:
+        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
+            yield f"line {line.lineno} must read `name: type = literal  # help`"
+            continue
+        names.append(line.target.id)
+        kind = {"int": int, "float": float, "str": str, "bool": bool}.get(ast.unparse(line.annotation))
+        try:
+            value = ast.literal_eval(line.value)
+        except ValueError:
+            value = None
+        if kind is None or type(value) is not kind:
+            yield f"{names[-1]} must be an int, float, str or bool literal of the type it names"
+        if line.lineno not in commented or line.lineno != line.end_lineno:
+            yield f"{names[-1]} needs its help as a comment, on one line"
+    if "out" not in names:
+        yield "a parameter `out` says where the numbers go"
+
+
+def code_only_calls_the_package(notebook):
+    for number, cell in enumerate(code_cells(notebook)):
+        try:
+            tree = ast.parse(cell.source)
+        except SyntaxError:
+            yield f"code cell {number} is not plain Python"
+            continue
+        defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        if any(isinstance(node, defining) for node in ast.walk(tree)):
+            yield f"code cell {number} defines something: it belongs into the package"
+        names = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(tree)}
+        if names & {"interact", "interactive", "interact_manual", "input"}:
+            yield f"code cell {number} waits for a click or a key"
+
+
+def cells_are_short_and_few(notebook):
+    for number, cell in enumerate(code_cells(notebook)):
+        if len(cell.source.splitlines()) > MAX_LINES:
+            yield f"code cell {number} has more than {MAX_LINES} lines"
+    if len(code_cells(notebook)) > MAX_CELLS:
+        yield f"more than {MAX_CELLS} code cells"
+
+
+def outputs_are_stripped(notebook):
+    for number, cell in enumerate(code_cells(notebook)):
+        if cell.outputs or cell.execution_count is not None:
+            yield f"code cell {number} has outputs: run nbstripout"
+    if "widgets" in notebook.metadata:
+        yield "the metadata hold widget states: run nbstripout"
+
+
+def kernel_is_the_plain_one(notebook):
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        yield "the kernel must be named python3"
+
+
+def ends_with_two_exercises(notebook):
+    second = [text for level, text in headings(notebook) if level == "##"]
+    if second[-1:] != ["Your turn"]:
+        yield "the last section must be `## Your turn`"
+        return
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    exercises = re.findall(r"^(?:\d+[.)]|[-*]|###) ", text.split("## Your turn")[-1], flags=re.MULTILINE)
+    if len(exercises) != 2:
+        yield f"`## Your turn` must list two exercises, not {len(exercises)}"
+
+
+def numbers_go_to_out(notebook):
+    uses = [
+        node.id
+        for cell in code_cells(notebook)[1:]
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    ]
+    if "out" not in uses:
+        yield "the parameter `out` is never used"
+
+
+def no_place_of_one_machine(notebook):
+    for cell in notebook.cells:
+        if re.search(r"(?<![\w.])/(home|root|Users|work|tmp|mnt)/|[A-Z]:\\\\", cell.source):
+            yield f"an absolute path: {cell.source[:60]!r}"
+
+
+RULES = [
+    title_is_a_question,
+    only_the_first_code_cell_holds_parameters,
+    parameters_are_typed_literals_with_help,
+    code_only_calls_the_package,
+    cells_are_short_and_few,
+    outputs_are_stripped,
+    kernel_is_the_plain_one,
+    ends_with_two_exercises,
+    numbers_go_to_out,
+    no_place_of_one_machine,
+]
+
+
+@pytest.mark.parametrize("name", sorted(KEPT_NAMES))
+def test_notebook_exists(name):
+    assert (NOTEBOOKS / f"{name}.ipynb").is_file()
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_notebook_keeps_the_rule(rule, path):
+    assert list(rule(nbformat.read(path, as_version=4))) == []
+
+
+@pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
+def test_notebook_is_valid(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+
+
+@pytest.mark.parametrize("name", sorted(PAPER_HEADINGS))
+def test_headings_name_the_items_of_the_paper(name):
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    sections = [text for level, text in headings(notebook) if level == "##"]
+    for item in PAPER_HEADINGS[name]:
+        assert any(section.startswith(item) for section in sections), f"no `## {item}` among {sections}"
+
+
+# Every rule can fail
+
+
+@pytest.fixture
+def good():
+    v4 = nbformat.v4
+    return v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        cells=[
+            v4.new_markdown_cell("# Does it hold?"),
+            v4.new_code_cell(
+                'out: str = ""  # folder\nlambda_rel: float = -0.3  # Tikhonov',
+                metadata={"tags": ["parameters"]},
+            ),
+            v4.new_code_cell("print(out)"),
+            v4.new_markdown_cell("## Your turn\n1. One.\n2. Two."),
+        ],
+    )
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_passes_a_good_notebook(rule, good):
+    assert list(rule(good)) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "cell", "source"),
+    [
+        (title_is_a_question, 0, "# A statement"),
+        (title_is_a_question, 3, "# Again?"),
+        (only_the_first_code_cell_holds_parameters, 0, None),
+        (parameters_are_typed_literals_with_help, 1, 'out: str = ""'),
+        (parameters_are_typed_literals_with_help, 1, 'out = ""  # folder'),
+        (parameters_are_typed_literals_with_help, 1, "out: str = None  # folder"),
+        (parameters_are_typed_literals_with_help, 1, 'out: str = str("a")  # folder'),
+        (parameters_are_typed_literals_with_help, 1, 'out: str | None = ""  # folder'),
+        (parameters_are_typed_literals_with_help, 1, 'out: str = ""  # folder\nn: float = 1  # number'),
+        (parameters_are_typed_literals_with_help, 1, "n: int = 1  # number"),
+        (code_only_calls_the_package, 2, "f = lambda: out"),
+        (code_only_calls_the_package, 2, "def f():\n    return out"),
+        (code_only_calls_the_package, 2, "class A:\n    pass"),
+        (code_only_calls_the_package, 2, "%matplotlib inline"),
+        (code_only_calls_the_package, 2, "@interact\nx = 1"),
+        (code_only_calls_the_package, 2, "ipywidgets.interact(print)"),
+        (code_only_calls_the_package, 2, "input()"),
+        (cells_are_short_and_few, 2, "out\n" * 16),
+        (ends_with_two_exercises, 3, "## Your turn\n1. One."),
+        (ends_with_two_exercises, 3, "## The end\n1. One.\n2. Two."),
+        (numbers_go_to_out, 2, "print(1)"),
+        (no_place_of_one_machine, 2, 'read("/home/me/scan.nii")'),
+    ],
+)
+def test_rule_catches_a_bad_notebook(rule, cell, source, good):
+    bad = deepcopy(good)
+    if source is None:
+        bad.cells[1].metadata.clear()
+    else:
+        bad.cells[cell].source = source
+    assert list(rule(bad))
+
+
+def test_rules_catch_many_cells_outputs_and_kernels(good):
+    good.cells[1:1] = [nbformat.v4.new_code_cell("out", execution_count=1) for _ in range(21)]
+    good.metadata.kernelspec.name = "my-env"
+    for rule in (cells_are_short_and_few, outputs_are_stripped, kernel_is_the_plain_one):
+        assert list(rule(good))
+
+
+# Runs
+
+# notebook -> (its parameters beside `out`, {cohort} standing for the tiny cohort; facts of its metrics.json)
+RUNS = {}
+
+
+@pytest.fixture(scope="module")
+def run_notebook(tmp_path_factory, tiny_cohort):
+    """Run a notebook by papermill and return (metrics, executed notebook, out folder)."""
+
+    def run(name, **parameters):
+        folder = tmp_path_factory.mktemp(name)
+        values = {
+            key: value.format(cohort=tiny_cohort) if isinstance(value, str) else value
+            for key, value in parameters.items()
+        }
+        values["out"] = str(folder / "out")
+        source = NOTEBOOKS / f"{name}.ipynb"
+        unknown = set(values) - {line.target.id for line in parameter_lines(source)}
+        assert not unknown, f"{name} has no parameters {unknown}"
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "papermill",
+                str(source),
+                str(folder / "run.ipynb"),
+                "-y",
+                yaml.safe_dump(values),
+            ],
+            env={**os.environ, "PERFKIT_DATA": str(folder / "data"), "IPYTHONDIR": str(folder / "ipython")},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        metrics = json.loads((folder / "out" / "metrics.json").read_text(encoding="utf-8"))
+        return metrics, nbformat.read(folder / "run.ipynb", as_version=4), folder / "out"
+
+    return run
+
+
+def parameter_lines(path):
+    return ast.parse(code_cells(nbformat.read(path, as_version=4))[0].source).body
+
+
+def numbers(value):
+    """All numbers in a nest of lists and dictionaries."""
+    if isinstance(value, dict | list):
+        inside = value.values() if isinstance(value, dict) else value
+        return [number for item in inside for number in numbers(item)]
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_notebook_runs_and_its_numbers_hold(name, run_notebook):
+    parameters, facts = RUNS[name]
+    metrics, notebook, _ = run_notebook(name, **parameters)
+    assert numbers(metrics) and all(map(math.isfinite, numbers(metrics)))
+    errors = [o for cell in code_cells(notebook) for o in cell.outputs if o.output_type == "error"]
+    assert not errors
+    facts(metrics)
+
+
+@pytest.mark.parametrize("name", sorted(KEPT_NAMES))
+def test_notebook_has_a_run(name):
+    assert name in RUNS
