@@ -35,6 +35,7 @@ from .views import (
     series_player,
     singular_values_figure,
     slice_mosaic,
+    training_history,
 )
 
 __all__ = [
@@ -116,28 +117,11 @@ def fig2(slices, *, rcbf_range=(0, 1.5), background_range=(0, 60)):
         len(slices), 1 + len(arms), column_titles=titles, horizontal_spacing=0.01, vertical_spacing=0.04
     )
     for i, row in enumerate(slices, start=1):
-        brain = np.isfinite(row.background) if row.brain is None else row.brain
-        view = {"affine": row.affine, "window": window_of(brain)}
-        grey = {"colorscale": "gray", "zmin": background_range[0], "zmax": background_range[1]}
-        hover = {"hovertemplate": f"{row.case}<br>x %{{x}}, y %{{y}}: %{{z:.0f}} HU<extra></extra>"}
-        add_image(figure, row.background, i, 1, showscale=False, **grey, **hover, **view)
-        add_core(figure, row.core, i, 1, showlegend=i == 1)
-        _note_under(figure, i, 1, row.case)
+        _truth_panel(figure, row, i, background_range)
         for j, arm in enumerate(arms, start=2):
-            if arm not in row.rcbf:
-                continue
-            rcbf = np.where(brain, row.rcbf[arm], np.nan)
-            hover = f"{row.case}, {arm_label(arm)}<br>x %{{x}}, y %{{y}}: rCBF %{{z:.2f}}<extra></extra>"
-            add_image(figure, rcbf, i, j, coloraxis="coloraxis", hovertemplate=hover, **view)
-            add_core(figure, row.core, i, j)
-            if arm in row.predicted:
-                name = f"Predicted core (rCBF < {paper.RCBF_THRESHOLD})"
-                show = (i, j) == (1, 2)
-                add_contour(
-                    figure, row.predicted[arm], i, j, colour=PREDICTED_COLOUR, name=name, showlegend=show
-                )
-            _note_under(figure, i, j, row.captions.get(arm, ""))
-    bar = {"title": {"text": "rCBF (healthy = 1)", "side": "right"}, "thickness": 12, "outlinewidth": 0}
+            if arm in row.rcbf:
+                _arm_panel(figure, row, arm, i, j)
+    bar = {"title": {"text": "rCBF<br>(healthy = 1)"}, "thickness": 12, "outlinewidth": 0}
     bar |= {"len": 0.8, "x": 1.01}
     colours = {"colorscale": "cividis", "cmin": rcbf_range[0], "cmax": rcbf_range[1], "colorbar": bar}
     return figure.update_layout(
@@ -146,6 +130,48 @@ def fig2(slices, *, rcbf_range=(0, 1.5), background_range=(0, 60)):
         margin={"l": 8, "r": 8, "t": 40, "b": 64},
         legend={"y": -0.09 / len(slices), "yanchor": "top", "bgcolor": "#D1D5DB"},
     )
+
+
+def _truth_panel(figure, row, i, limits):
+    add_image(
+        figure,
+        row.background,
+        i,
+        1,
+        affine=row.affine,
+        window=window_of(_brain(row)),
+        colorscale="gray",
+        zmin=limits[0],
+        zmax=limits[1],
+        showscale=False,
+        hovertemplate=f"{row.case}<br>x %{{x}}, y %{{y}}: %{{z:.0f}} HU<extra></extra>",
+    )
+    add_core(figure, row.core, i, 1, showlegend=i == 1)
+    _note_under(figure, i, 1, row.case)
+
+
+def _arm_panel(figure, row, arm, i, j):
+    brain = _brain(row)
+    add_image(
+        figure,
+        np.where(brain, row.rcbf[arm], np.nan),
+        i,
+        j,
+        affine=row.affine,
+        window=window_of(brain),
+        coloraxis="coloraxis",
+        hovertemplate=f"{row.case}, {arm_label(arm)}<br>x %{{x}}, y %{{y}}: rCBF %{{z:.2f}}<extra></extra>",
+    )
+    add_core(figure, row.core, i, j)
+    if arm in row.predicted:
+        name = f"Predicted core (rCBF < {paper.RCBF_THRESHOLD})"
+        mask, first = row.predicted[arm], (i, j) == (1, 2)
+        add_contour(figure, mask, i, j, colour=PREDICTED_COLOUR, name=name, showlegend=first)
+    _note_under(figure, i, j, row.captions.get(arm, ""))
+
+
+def _brain(row):
+    return np.isfinite(row.background) if row.brain is None else np.asarray(row.brain, bool)
 
 
 def fig3(scores, matrix="circulant"):
@@ -290,41 +316,6 @@ def _add_aif(figure, arm, curve, dt, unit_peak, row, column, showlegend=True):
         hovertemplate=f"{arm_label(arm)}: %{{y:.2f}} at %{{x:.1f}} s<extra></extra>",
     )
     figure.add_trace(trace, row=row, col=column)
-
-
-def training_history(history):
-    """Draw loss and metrics over epochs, each fold thin and the mean over folds thick.
-
-    Parameters
-    ----------
-    history : DataFrame with ``fold, epoch`` and columns like ``loss, val_loss, dice, val_dice``.
-    """
-    import plotly.graph_objects as go
-
-    names = [c for c in history.columns if c not in ("fold", "epoch", "lr", "learning_rate", "seconds")]
-    metrics = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    labels = {"loss": "Soft Dice loss", "dice": "Dice", "roc_auc": "ROC AUC", "auc": "ROC AUC"}
-    titles = [labels.get(metric, metric) for metric in metrics]
-    figure = panels(1, max(1, len(metrics)), subplot_titles=titles, horizontal_spacing=0.07)
-    for j, metric in enumerate(metrics, start=1):
-        for name, label, colour in [
-            (metric, "training", QUIET_COLOUR),
-            (f"val_{metric}", "validation", "#111827"),
-        ]:
-            if name not in history:
-                continue
-            group = {"legendgroup": label, "mode": "lines", "name": label}
-            for fold, rows in history.groupby("fold"):
-                hover = f"fold {fold}, {label}<br>epoch %{{x}}: %{{y:.3f}}<extra></extra>"
-                thin = go.Scatter(
-                    x=rows["epoch"], y=rows[name], line={"color": colour, "width": 1}, opacity=0.35
-                )
-                figure.add_trace(thin.update(group, showlegend=False, hovertemplate=hover), row=1, col=j)
-            mean = history.groupby("epoch")[name].mean()
-            thick = go.Scatter(x=mean.index, y=mean, line={"color": colour, "width": 3})
-            figure.add_trace(thick.update(group, showlegend=j == 1), row=1, col=j)
-    figure.update_xaxes(title_text="Epoch")
-    return figure.update_layout(height=360, legend={"y": 1.1})
 
 
 def _note_under(figure, row, column, text):

@@ -147,6 +147,41 @@ def slice_mosaic(volume, *, affine=None, columns=None, limits=None, unit="HU", c
     )
 
 
+def training_history(history):
+    """Draw loss and metrics over epochs, each fold thin and the mean over folds thick.
+
+    Parameters
+    ----------
+    history : DataFrame with ``fold, epoch`` and columns like ``loss, val_loss, dice, val_dice``.
+    """
+    import plotly.graph_objects as go
+
+    names = [c for c in history.columns if c not in ("fold", "epoch", "lr", "learning_rate", "seconds")]
+    metrics = list(dict.fromkeys(name.removeprefix("val_") for name in names))
+    labels = {"loss": "Soft Dice loss", "dice": "Dice", "roc_auc": "ROC AUC", "auc": "ROC AUC"}
+    titles = [labels.get(metric, metric) for metric in metrics]
+    figure = panels(1, max(1, len(metrics)), subplot_titles=titles, horizontal_spacing=0.07)
+    for j, metric in enumerate(metrics, start=1):
+        for name, label, colour in [
+            (metric, "training", QUIET_COLOUR),
+            (f"val_{metric}", "validation", "#111827"),
+        ]:
+            if name not in history:
+                continue
+            group = {"legendgroup": label, "mode": "lines", "name": label}
+            for fold, rows in history.groupby("fold"):
+                hover = f"fold {fold}, {label}<br>epoch %{{x}}: %{{y:.3f}}<extra></extra>"
+                thin = go.Scatter(
+                    x=rows["epoch"], y=rows[name], line={"color": colour, "width": 1}, opacity=0.35
+                )
+                figure.add_trace(thin.update(group, showlegend=False, hovertemplate=hover), row=1, col=j)
+            mean = history.groupby("epoch")[name].mean()
+            thick = go.Scatter(x=mean.index, y=mean, line={"color": colour, "width": 3})
+            figure.add_trace(thick.update(group, showlegend=j == 1), row=1, col=j)
+    figure.update_xaxes(title_text="Epoch")
+    return figure.update_layout(height=360, legend={"y": 1.1})
+
+
 def series_player(slices, dt=paper.FRAME_INTERVAL, *, affine=None, limits=(0, 120), title=""):
     """Play a slice of a series over time, with a slider and buttons that need no kernel.
 

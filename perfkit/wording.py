@@ -1,0 +1,196 @@
+"""Numbers of a study said in plain sentences and table cells, each with its n and unit of analysis."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .comparison import METRICS, bland_altman, format_value, ordered_arms, paired_tests, paper_table1, table1
+from .drawing import arm_colour, arm_label
+
+METRIC_LABELS = {
+    "pooled_auc": "AUC, all voxels",
+    "roc_auc": "AUC, per scan",
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+    "hd95_mm": "HD95 (mm)",
+    "volume_ml": "Core volume (ml)",
+}
+SIGNIFICANCE = 0.05  # our choice: the field's habit; it picks a word, the p-value stands beside it
+LOWER_IS_BETTER = {"hd95_mm"}
+_OWNERS = {
+    "expert": "expert's",
+    "automatic": "automatic AIF's",
+    "cnn": "CNN's",
+    "brain_mean": "mean brain curve's",
+}
+_MORE = {"hd95_mm": ("longer", "shorter", " mm"), "volume_ml": ("larger", "smaller", " ml")}
+
+
+def summary_sentences(rows, tests) -> list[str]:
+    """Say what the study found: the learned AIF against the reference, then against the control.
+
+    Parameters
+    ----------
+    rows : DataFrame, the scores of one matrix.
+    tests : DataFrame of `comparison.paired_tests` on the same scores.
+    """
+    arms = set(rows["arm"])
+    dice = rows.groupby("arm")["dice"].mean()
+    sentences = []
+    found = tests[(tests["arm"] == "cnn") & (tests["metric"] == "dice")].set_index("test")
+    if len(found):
+        scans, patients = found.loc["paired t-test"], found.loc["Wilcoxon signed-rank"]
+        sentences.append(
+            f"The {owner('cnn')} mean Dice is {format_value('dice', dice['cnn'])}, the "
+            f"{owner(scans['reference'])} {format_value('dice', dice[scans['reference']])}: "
+            f"{difference('dice', scans['difference'])} over {count(scans['n'], 'scan')} "
+            f"(paired t-test, {p_value(scans['p'])}; Wilcoxon signed-rank test over "
+            f"{count(patients['n'], 'patient')}, {p_value(patients['p'])}). {verdict(patients['p'])}"
+        )
+    if {"cnn", "brain_mean"} <= arms:
+        control = paired_tests(rows, "brain_mean", matrix=rows["matrix"].iloc[0], metrics=["dice"])
+        control = control[control["arm"] == "cnn"].set_index("test").loc["Wilcoxon signed-rank"]
+        place = "above" if dice["cnn"] > dice["brain_mean"] else "not above"
+        sentences.append(
+            f"The control, the mean curve of the brain taken as AIF, reaches "
+            f"{format_value('dice', dice['brain_mean'])}. A learned AIF has to beat it, and here the CNN is "
+            f"{place} it (Wilcoxon signed-rank test over {count(control['n'], 'patient')}, "
+            f"{p_value(control['p'])}). {verdict(control['p'])}"
+        )
+    return sentences
+
+
+def volume_sentences(rows) -> list[str]:
+    """Say Fig. 3 in words: bias and limits of agreement of each arm's core volume."""
+    sentences = []
+    for arm in ordered_arms(rows["arm"]):
+        pairs = rows[rows["arm"] == arm].dropna(subset=["volume_ml", "reference_volume_ml"])
+        if len(pairs) < 2:
+            sentences.append(f"{arm_label(arm)}: {count(len(pairs), 'scan')} with volumes, no limits.")
+            continue
+        found = bland_altman(pairs["volume_ml"], pairs["reference_volume_ml"])
+        size = "larger" if found.bias > 0 else "smaller"
+        sentences.append(
+            f"The {owner(arm)} core is on average {abs(found.bias):.1f} ml {size} than the ground truth; "
+            f"about 95 % of differences lie between {signed('volume_ml', found.lower)} and "
+            f"{signed('volume_ml', found.upper)} ml ({count(found.n, 'scan')})."
+        )
+    return sentences
+
+
+def plain_notes(rows) -> list[str]:
+    """Say what a reader would otherwise have to notice: missing arms, empty predictions, one patient."""
+    notes, n = [], rows["case"].nunique()
+    for arm, group in rows.groupby("arm", sort=False):
+        if len(group) < n:
+            notes.append(f"{arm_label(arm)} has results for {len(group)} of {n} scans.")
+        if "volume_ml" in group and (group["volume_ml"] == 0).all():
+            notes.append(f"{arm_label(arm)}: the predicted core is empty in every scan.")
+    if rows["patient"].nunique() == 1:
+        notes.append("All scans are of one patient: nothing here can be generalised.")
+    return notes
+
+
+def table1_rows(scores, matrix, pooled_auc=None) -> list[dict]:
+    """Lay out Table 1 for a page: per arm this study's cells, the best marked, and the paper's cells."""
+    ours = table1(scores, matrix, pooled_auc=pooled_auc)
+    printed = paper_table1().set_index("arm")
+    ours["pooled_auc_mean"], ours["pooled_auc_undefined"] = ours["pooled_auc"], 0
+    ours["pooled_auc"] = [format_value("roc_auc", value) for value in ours["pooled_auc"]]
+    names = ["pooled_auc", *METRICS]
+    best = {name: _best(name, ours[f"{name}_mean"]) for name in names}
+    rows = []
+    for i, row in ours.iterrows():
+        cells = [
+            {"text": row[name], "best": best[name] == i, "left_out": int(row[f"{name}_undefined"])}
+            for name in names
+        ]
+        known = row["arm"] in printed.index
+        paper_cells = [printed.loc[row["arm"], name] for name in METRICS] if known else None
+        numbers = {"scans": row["n_scans"], "patients": row["n_patients"], "mean_dice": row["dice_mean"]}
+        rows.append(_named(row["arm"]) | numbers | {"cells": cells, "printed": paper_cells})
+    return rows
+
+
+def comparison_rows(tests) -> list[dict]:
+    """Lay out the tests for a page: one row per arm and metric with the three p-values and a sentence."""
+    rows = []
+    for (arm, metric), group in tests.groupby(["arm", "metric"], sort=False):
+        found = group.set_index("test")
+        order = [found.loc[name] for name in ("paired t-test", "Mann-Whitney U", "Wilcoxon signed-rank")]
+        rows.append(
+            _named(arm)
+            | {
+                "metric": METRIC_LABELS.get(metric, metric),
+                "difference": signed(metric, order[0]["difference"]),
+                "p": [p_value(test["p"]).removeprefix("p ").removeprefix("= ") for test in order],
+                "n": [order[0]["n"], order[2]["n"]],
+                "words": comparison_sentence(metric, order[0], order[2]),
+            }
+        )
+    return rows
+
+
+def comparison_sentence(metric, scans, patients) -> str:
+    """Say one comparison in words, judged by the test that respects pairs and patients."""
+    if not np.isfinite(patients["p"]):
+        return f"No test was possible: {patients['note'].split(':')[0]}."
+    said = difference(metric, scans["difference"]).capitalize()
+    return f"{said}; {'unlikely to be' if patients['p'] < SIGNIFICANCE else 'could be'} chance."
+
+
+def verdict(p) -> str:
+    """Say what a p-value allows to say about a difference."""
+    if not np.isfinite(p):
+        return "No test was possible."
+    return "That is unlikely to be chance." if p < SIGNIFICANCE else "That could be chance."
+
+
+def p_value(p) -> str:
+    """Write a p-value as journals print it: "p = .012", "p < .001"."""
+    if not np.isfinite(p):
+        return "p –"
+    if p < 0.001:
+        return "p < .001"
+    text = f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return f"p = {text.removeprefix('0')}"
+
+
+def difference(metric, value) -> str:
+    """Write a difference in words: "higher by 0.031", "shorter by 1.2 mm"."""
+    more, less, unit = _MORE.get(metric, ("higher", "lower", ""))
+    text = format_value(metric, abs(value))
+    return (
+        f"{more if value > 0 else less} by {text}{unit}"
+        if float(text)
+        else "no difference to the last decimal"
+    )
+
+
+def signed(metric, value) -> str:
+    """Write a difference with its sign, a true minus."""
+    text = format_value(metric, abs(value))
+    if text == "–" or not float(text):
+        return text
+    return f"−{text}" if value < 0 else f"+{text}"
+
+
+def count(n, noun) -> str:
+    """Write a count with its noun."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def owner(arm) -> str:
+    """Write an arm as the owner of something: "CNN's"."""
+    return _OWNERS.get(arm, f"{arm_label(arm)}'s")
+
+
+def _named(arm):
+    return {"label": arm_label(arm), "colour": arm_colour(arm)}
+
+
+def _best(name, means):
+    means = means.dropna()
+    if len(means) < 2:
+        return None
+    return means.idxmin() if name in LOWER_IS_BETTER else means.idxmax()
