@@ -1,0 +1,207 @@
+"""The arms of the study: one pipeline, several AIFs, one row of numbers for each scan and arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from perfkit import annotations, paper
+from perfkit.aif import brain_mean_aif, expert_aif, select_aif
+from perfkit.datasets import Cohort
+from perfkit.deconvolution import MATRICES
+from perfkit.maps import core_mask, perfusion_maps, relative_cbf
+from perfkit.metrics import dice, hausdorff95_mm, jaccard, roc_auc, volume_ml
+from perfkit.preprocessing import Prepared, prepare_cached
+
+ARMS = ("expert", "automatic", "cnn", "brain_mean")
+
+
+@dataclass
+class Prepares:
+    """Prepared scans and what could not be prepared.
+
+    Attributes
+    ----------
+    scans : dict from case id to Prepared
+    failures : dict from case id to the reason
+    """
+
+    scans: dict[str, Prepared] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def prepare_cohort(cohort: Cohort, cache, tell: Callable | None = None, **options) -> Prepares:
+    """Prepare every scan; a broken one is reported and the others go on.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    cache : folder for the prepared scans
+    tell : called with the case id after each scan
+    options : as for ``preprocessing.prepare``
+
+    Returns
+    -------
+    Prepares
+    """
+    result = Prepares()
+    for scan in cohort.scans:
+        try:
+            result.scans[scan.id] = prepare_cached(scan.load(), cache, **options)
+        except (OSError, ValueError) as error:
+            result.failures[scan.id] = str(error)
+        if tell:
+            tell(scan.id)
+    return result
+
+
+def arm_aifs(prepared: dict[str, Prepared], picks: dict[str, annotations.Pick]) -> tuple[dict, dict]:
+    """Find the AIFs of the arms that need no training.
+
+    Parameters
+    ----------
+    prepared : dict from case id to Prepared
+    picks : recorded voxels of one rater, by case id; scans without a pick have no expert AIF
+
+    Returns
+    -------
+    aifs : dict from arm to dict from case id to (T,), HU above baseline
+    failures : dict from (case id, arm) to the reason
+    """
+    methods = {
+        "expert": lambda p: expert_aif(p, picks),
+        "automatic": select_aif,
+        "brain_mean": brain_mean_aif,
+    }
+    aifs: dict = {arm: {} for arm in methods}
+    failures = {}
+    for case, scan in prepared.items():
+        for arm, method in methods.items():
+            try:
+                aifs[arm][case] = method(scan).curve
+            except (ValueError, KeyError) as error:
+                failures[case, arm] = str(error)
+    return aifs, failures
+
+
+def rcbf_map(prepared: Prepared, aif, matrix: str = "circulant", lambda_rel: float = paper.LAMBDA_REL):
+    """Compute rCBF inside the brain from an AIF: deconvolution and normalisation as for every arm.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    aif : (T,), any unit
+    matrix, lambda_rel : of the deconvolution
+
+    Returns
+    -------
+    rcbf : (X, Y, Z), 0 outside the brain
+    """
+    maps = perfusion_maps(
+        prepared.concentration, aif, prepared.dt, matrix=matrix, lambda_rel=lambda_rel, mask=prepared.brain
+    )
+    return relative_cbf(maps.cbf, prepared.reference_tissue)
+
+
+def score(prepared: Prepared, rcbf, threshold: float = paper.RCBF_THRESHOLD) -> dict:
+    """Measure an rCBF map against the core mask, inside the brain.
+
+    Paper: Experiments, metrics.
+
+    Parameters
+    ----------
+    prepared : with its core
+    rcbf : (X, Y, Z)
+    threshold : core is rCBF below it
+
+    Returns
+    -------
+    dict with roc_auc (of −rCBF), dice, jaccard, hd95_mm, volume_ml, reference_volume_ml
+
+    Notes
+    -----
+    Voxels of the mask outside the brain are not counted, neither for nor against. The policy for empty
+    masks stands in ``perfkit.metrics``.
+    """
+    core = prepared.core & prepared.brain
+    predicted = core_mask(rcbf, prepared.brain, threshold)
+    return {
+        "roc_auc": roc_auc(core[prepared.brain], -rcbf[prepared.brain]),
+        "dice": dice(core, predicted),
+        "jaccard": jaccard(core, predicted),
+        "hd95_mm": hausdorff95_mm(core, predicted, prepared.spacing),
+        "volume_ml": volume_ml(predicted, prepared.spacing),
+        "reference_volume_ml": volume_ml(core, prepared.spacing),
+    }
+
+
+@dataclass
+class Evaluation:
+    """Scores of all arms.
+
+    Attributes
+    ----------
+    scores : DataFrame, one row per scan, arm and matrix
+    pooled_auc : dict from matrix to dict from arm to the AUC over the voxels of all scans
+    failures : dict from (case id, arm) to the reason
+    """
+
+    scores: object
+    pooled_auc: dict
+    failures: dict
+
+
+def evaluate(
+    prepared: dict[str, Prepared],
+    aifs: dict[str, dict],
+    *,
+    matrices: Iterable[str] = MATRICES,
+    lambda_rel: float = paper.LAMBDA_REL,
+    threshold: float = paper.RCBF_THRESHOLD,
+    tell: Callable | None = None,
+) -> Evaluation:
+    """Run every arm's AIF through one and the same pipeline and score it.
+
+    Paper: Experiments, same pipeline.
+
+    Parameters
+    ----------
+    prepared : dict from case id to Prepared; scans without a core are left out
+    aifs : dict from arm to dict from case id to (T,)
+    matrices : of the deconvolution; one table each
+    lambda_rel, threshold : the same for all
+    tell : called with the case id after each scan
+
+    Returns
+    -------
+    Evaluation
+    """
+    import pandas as pd
+
+    rows, failures = [], {}
+    voxels: dict = {}
+    for case, scan in prepared.items():
+        if scan.core is None:
+            continue
+        truth = scan.core[scan.brain]
+        for arm, curves in aifs.items():
+            if case not in curves:
+                continue
+            for matrix in matrices:
+                try:
+                    rcbf = rcbf_map(scan, curves[case], matrix, lambda_rel)
+                except ValueError as error:
+                    failures[case, arm] = str(error)
+                    continue
+                row = {"case": case, "patient": scan.patient, "arm": arm, "matrix": matrix}
+                rows.append(row | score(scan, rcbf, threshold))
+                voxels.setdefault((matrix, arm), []).append((truth, rcbf[scan.brain]))
+        if tell:
+            tell(case)
+    pooled: dict = {}
+    for (matrix, arm), pairs in voxels.items():
+        truth, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        pooled.setdefault(matrix, {})[arm] = roc_auc(truth, -values)
+    return Evaluation(pd.DataFrame(rows), pooled, failures)
