@@ -42,6 +42,8 @@ def brain_mask(baseline, spacing):
     clipped = np.where(air, -50, np.clip(baseline, -50, 150)).astype(np.float32)
     steady = ndimage.gaussian_filter(clipped, (*(NOISE_MM / in_plane), 0))
     band = (steady > max(BRAIN_HU[0], _noise_floor(steady))) & (steady < BRAIN_HU[1])
+    if band[_border(band)].mean() > 0.5:  # what frames the slices is air, whatever its HU
+        band &= ~_touching_border(band)
     mask = np.zeros(baseline.shape, bool)
     for z in range(baseline.shape[2]):
         mask[..., z] = _deepest(band[..., z], in_plane)
@@ -58,20 +60,27 @@ def brain_mask(baseline, spacing):
 
 def _background(baseline):
     """Return the border-touching region of one constant value, if more than half the border has it."""
-    border = np.zeros(baseline.shape[:2], bool)
-    border[[0, -1]] = border[:, [0, -1]] = True
-    values, counts = np.unique(baseline[border], return_counts=True)
+    values, counts = np.unique(baseline[_border(baseline)], return_counts=True)
     if counts.max() < 0.5 * counts.sum():
         return np.zeros(baseline.shape, bool)
-    constant = baseline == values[counts.argmax()]
-    labels, _ = ndimage.label(constant, _IN_PLANE)
-    touching = np.unique(labels[border])
+    return _touching_border(baseline == values[counts.argmax()])
+
+
+def _border(volume):
+    border = np.zeros(volume.shape[:2], bool)
+    border[[0, -1]] = border[:, [0, -1]] = True
+    return border
+
+
+def _touching_border(mask):
+    labels, _ = ndimage.label(mask, _IN_PLANE)
+    touching = np.unique(labels[_border(mask)])
     return np.isin(labels, touching[touching > 0])
 
 
 def _noise_floor(steady):
     """Return a HU above which a noisy background around 0 HU does not reach."""
-    border = np.concatenate([steady[[0, -1]].ravel(), steady[:, [0, -1]].ravel()])
+    border = steady[_border(steady)]
     level = np.median(border)
     spread = 1.4826 * np.median(abs(border - level))
     return min(level + 5 * spread, DARK_HU) if abs(level) < DARK_HU / 2 else BRAIN_HU[0]
@@ -93,8 +102,7 @@ def _deepest(band, in_plane):
     out = np.zeros_like(band)
     if part.sum() > 0.5 * filled.sum():  # our choice: a thinner ring is the scalp of a slice without brain
         out[box] = ndimage.binary_erosion(filled)[1:-1, 1:-1]
-    rim = np.concatenate([out[[1, -2]].ravel(), out[:, [1, -2]].ravel()])
-    return out if rim.mean() <= 0.5 else np.zeros_like(out)  # what frames the slice is air, not brain
+    return out
 
 
 def _volume(volume, name):
