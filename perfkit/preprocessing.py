@@ -185,7 +185,7 @@ def _save(path: Path, prepared: Prepared) -> None:
 
 
 def _load(path: Path) -> Prepared:
-    with np.load(path, allow_pickle=False) as stored:
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
         values = dict(stored)
     values.update(json.loads(str(values.pop("plain"))))
     values["notes"] = tuple(values["notes"])
