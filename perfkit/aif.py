@@ -177,7 +177,7 @@ def voxel_aif(concentration, voxels, dt: float, method: str = "voxels") -> AIF:
     return AIF(concentration[tuple(voxels.T)].mean(axis=0), voxels, dt, method)
 
 
-def expert_aif(prepared, picks) -> AIF:
+def expert_aif(prepared, picks, case=None) -> AIF:
     """Average the curves at the voxels an expert picked: one global AIF per scan.
 
     Paper: Experiments, expert AIF.
@@ -186,6 +186,8 @@ def expert_aif(prepared, picks) -> AIF:
     ----------
     prepared : prepared scan.
     picks : case id -> pick, as ``annotations.latest`` reads them.
+    case : Case of the same scan; needed only for voxels outside the brain mask, where a prepared scan is
+        empty. They are then taken as measured, and a note says so.
 
     Raises
     ------
@@ -197,9 +199,17 @@ def expert_aif(prepared, picks) -> AIF:
             f"No AIF was picked for {prepared.id}: the picks hold {_listed(picks)}. Pick one in notebook 02."
         )
     found = voxel_aif(prepared.concentration, pick.voxels, prepared.dt, "expert")
-    outside = [v for v in pick.voxels if not prepared.brain[v]]
-    notes = (f"Picked voxels outside the brain mask: {outside}.",) if outside else ()
-    return AIF(found.curve, found.voxels, found.dt, found.method, notes)
+    outside = ~prepared.brain[tuple(found.voxels.T)]
+    if not outside.any():
+        return found
+    where = f"{prepared.id}: picked outside the brain mask, {found.voxels[outside].tolist()}"
+    if case is None:
+        raise ValueError(f"{where}, where a prepared scan is empty. Give case= to read it as measured.")
+    inside = prepared.concentration[tuple(found.voxels[~outside].T)]
+    measured = case.ctp[tuple(found.voxels[outside].T)].astype(np.float32)
+    measured -= measured[:, : prepared.n_baseline].mean(axis=1, keepdims=True)
+    curve = np.concatenate([inside, measured]).mean(axis=0)
+    return replace(found, curve=curve, notes=(f"{where}: read there as measured, not smoothed.",))
 
 
 def brain_mean_aif(prepared) -> AIF:

@@ -138,6 +138,8 @@ class AIFPicker:
         if self.aif is None:
             return "No AIF voxel yet: click into an artery, early, high and narrow."
         n = len(self.voxels)
+        if not self.aif.curve.any():
+            return f"AIF of {n} voxel{'s' * (n != 1)} outside the brain mask: there is no curve here."
         arrival = float(curves.arrival_time(self.aif.curve, self.dt))
         width = curves.full_width_half_maximum(self.aif.curve, self.dt)
         shape = f"arrives {arrival:.1f} s, peaks {self.aif.time_to_peak:g} s, {width:.1f} s wide"

@@ -9,6 +9,9 @@ from perfkit import aif as aif_module
 from perfkit import arteries
 from perfkit.aif import brain_mean_aif, expert_aif, partial_volume_factor, select_aif, select_vof, voxel_aif
 from perfkit.annotations import Pick
+from perfkit.curves import arrival_time
+from perfkit.phantom import make_case
+from perfkit.preprocessing import prepare
 
 
 def bolus(t, onset, width, peak):
@@ -95,6 +98,24 @@ def test_a_truncated_bolus_still_gives_a_flagged_answer(scan):
     assert "relaxed" in " ".join(select_aif(scan).notes)
 
 
+def test_a_head_that_moves_late_does_not_pass_for_an_artery(scan):
+    rim = scan.brain & ~np.roll(scan.brain, 2, axis=0)
+    scan.concentration[rim, 36:41] += 400
+    assert inside(select_aif(scan).voxels, scan.artery, scan.brain.shape).all()
+
+
+def test_arteries_of_phantoms_are_found():
+    good = []
+    for number in range(1, 11):
+        case = make_case(7, number, size="tiny")
+        prepared = prepare(case)
+        found = select_aif(prepared)
+        tissue = prepared.concentration[prepared.tissue].mean(axis=0)
+        early = arrival_time(found.curve, case.dt) < arrival_time(tissue, case.dt)
+        good.append(early and np.corrcoef(found.curve, case.truth["aif"])[0, 1] > 0.85)
+    assert np.mean(good) >= 0.8
+
+
 def test_a_weak_artery_is_flagged(scan):
     scan.concentration *= 0.05
     assert "6 HU only" in select_aif(scan).notes[-1]
@@ -120,7 +141,17 @@ def test_picked_voxels_become_their_mean_curve(scan):
     found = expert_aif(scan, {"scan": pick})
     np.testing.assert_allclose(found.curve, scan.concentration[6:8, 7, 0].mean(axis=0), rtol=1e-6)
     assert found.method == "expert" and found.notes == ()
-    assert "outside the brain" in expert_aif(scan, {"scan": Pick("scan", ((0, 0, 0),))}).notes[0]
+
+
+def test_a_pick_outside_the_brain_is_read_as_measured_or_refused(scan):
+    picks = {"scan": Pick("scan", ((0, 0, 0), (6, 7, 0)))}
+    with pytest.raises(ValueError, match=r"outside the brain mask, \[\[0, 0, 0\]\].*case="):
+        expert_aif(scan, picks)
+    case = SimpleNamespace(ctp=np.round(scan.concentration * 3 + 40).astype(np.int16))
+    found = expert_aif(scan, picks, case)
+    raw = case.ctp[0, 0, 0] - case.ctp[0, 0, 0, :6].mean()
+    np.testing.assert_allclose(found.curve, (raw + scan.concentration[6, 7, 0]) / 2, rtol=1e-4, atol=1e-4)
+    assert "as measured" in found.notes[0]
 
 
 def test_an_expert_is_never_invented(scan):
