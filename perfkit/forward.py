@@ -86,10 +86,10 @@ def _convolve(a, b):
 class Bolus:
     """What is asked of a contrast bolus; realised by ``arterial_input`` and ``venous_output``.
 
-    ``onset`` is where the AIF crosses 10 % of its peak, ``rise`` the time from there to the peak, both in s;
-    ``fwhm`` in s; ``vof_peak`` in HU; ``lag`` in s, time to peak of the VOF behind the AIF; ``widening``, FWHM
-    of the VOF over that of the AIF; ``second`` and ``second_lag`` (s), height and lateness of the second pass;
-    ``plateau``, where the AIF ends, relative to the first peak like ``second``.
+    ``onset`` is where the AIF crosses 10 % of its peak, ``rise`` the time from there to the peak, both s;
+    ``fwhm`` in s; ``vof_peak`` in HU; ``lag`` in s, time to peak of the VOF behind the AIF; ``widening``,
+    its width over the AIF's; ``second`` and ``second_lag`` (s), height and lateness of the second
+    pass; ``plateau``, where the AIF ends, relative to the first peak like ``second``.
     """
 
     vof_peak: float
@@ -149,7 +149,7 @@ def _with_recirculation(t, bolus, t0, alpha, beta):
 
 
 def venous_output(bolus: Bolus, aif):
-    """Convolve an AIF (N,) with a gamma density into the VOF (N,): same area, the bolus's lag and widening."""
+    """Convolve an AIF (N,) with a gamma density into the VOF (N,) of the same area, later and wider."""
     t = (np.arange(len(aif)) + 0.5) * STEP
     mean = bolus.lag
     spread = bolus.fwhm * np.sqrt(max(bolus.widening**2 - 1, 0.01)) / 2.355

@@ -50,9 +50,9 @@ def make_case(
 
     Returns
     -------
-    Case with ``core`` = the DWI-like label and ``truth``: aif, vof (T,) HU; frame_times (T,) s; cbf, cbv, mtt,
-    delay (X, Y, Z) of the tissue in a voxel; core (physiological) and penumbra (X, Y, Z) bool; rater_voxels
-    and rater_vof_voxels (n, 3), what a simulated rater picked.
+    Case with ``core`` = the DWI-like label and ``truth``: aif, vof (T,) HU; frame_times (T,) s; cbf, cbv,
+    mtt, delay (X, Y, Z) of the tissue in a voxel; core (physiological) and penumbra (X, Y, Z) bool;
+    rater_voxels and rater_vof_voxels (n, 3), what a simulated rater picked.
 
     Examples
     --------
@@ -188,7 +188,7 @@ def _blood(recipe, head, tissue, brain, grid, fields):
         recipe.occlusion,
         anatomy.territory(*q),
         textures,
-        np.random.default_rng(recipe.scan_seed),
+        lesion_rng,
     )
     solid = brain & (tissue.gm + tissue.wm > 0.5)
     voxel_ml = np.prod(recipe.spacing) / 1000
