@@ -18,6 +18,8 @@ import numpy as np
 from perfkit import checks, discovery, nifti, patients, volumes
 from perfkit.case import Case
 
+OFFSET_SHARE = 0.1  # our choice: bone of 1024-1124 HU is rarer, brain of values stored as HU + 1024 is not
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scan:
@@ -68,6 +70,8 @@ class Scan:
         if self.problem:
             raise ValueError(self.problem)
         ctp, header = volumes.read_series(self.path)
+        paths = {"brain": self.brain_path, "core": self.core_path}
+        masks = {role: volumes.read_mask(path, role, header) for role, path in paths.items() if path}
         dt, _ = header.frame_interval()
         return Case(
             id=self.id,
@@ -75,23 +79,20 @@ class Scan:
             ctp=ctp,
             dt=dt,
             affine=header.affine,
-            brain=self._mask("brain", header) if self.brain_path else _brain(ctp, dt, header),
-            core=self._mask("core", header) if self.core_path else None,
+            brain=masks["brain"] if "brain" in masks else _brain(ctp, dt, header),
+            core=masks.get("core"),
             vendor=self.vendor,
             truth=volumes.Truth(self.truth_path) if self.truth_path else {},
             source=self.path,
             notes=self.notes,
         )
 
-    def _mask(self, role: str, header: nifti.Header):
-        return volumes.read_mask(getattr(self, f"{role}_path"), role, header)
-
     def fingerprint(self) -> str:
         """Hash of the names, sizes and times of the files a Case is read from: changes when they do."""
         digest = hashlib.sha256(f"{self.id}|{self.patient}".encode())
         for path in filter(None, (self.path, self.core_path, self.brain_path)):
-            stat = path.stat()
-            digest.update(f"|{path.name}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+            stat = path.stat() if path.exists() else None
+            digest.update(f"|{path.name}|{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
         return digest.hexdigest()[:16]
 
 
@@ -194,18 +195,7 @@ class Cohort:
         ``n`` pairs (training ids, test ids); every scan is in exactly one test list, and the test lists
         hold as equal numbers of scans as the patients allow.
         """
-        from sklearn.model_selection import GroupKFold
-
-        names, group = np.unique([scan.patient for scan in self.scans], return_inverse=True)
-        if not 2 <= operator.index(n) <= len(names):
-            raise ValueError(
-                f"{self.folder}: folds hold whole patients: with {len(names)} patients, n lies between 2 and "
-                f"{len(names)}; it is {n}. Choose fewer folds or more patients."
-            )
-        # GroupKFold balances scan counts but knows no seed there; renaming the patients breaks its ties
-        group = np.random.default_rng(seed).permutation(len(names))[group]
-        splits = GroupKFold(n).split(group, groups=group)
-        return [([self.ids[i] for i in train], [self.ids[i] for i in test]) for train, test in splits]
+        return patients.folds(self.patients, n, seed, str(self.folder))
 
     def table(self):
         """DataFrame of what the headers say: id, patient, shape, dt (s), spacing (mm), has_core, problem."""
@@ -253,10 +243,10 @@ def open_cohort(folder: str | Path) -> Cohort:
         )
     scans, notes = _with_patients(scans, layout)
     if layout.unused:
-        listed = ", ".join(str(path.relative_to(layout.folder)) for path in layout.unused[:3])
-        notes += (
-            f"{len(layout.unused)} files belong to no series by their names and are not used: {listed} …",
-        )
+        listed = ", ".join(path.name for path in layout.unused[:3]) + (" …" if layout.unused[3:] else "")
+        n = len(layout.unused)
+        belong = "file belongs" if n == 1 else "files belong"
+        notes += (f"{n} {belong} to no series by name and stays unused: {listed}.",)
     if layout.kind == "NIfTI":
         notes += ("A file <series>_core, _lesion or _mask is taken as the core.",) * any(
             s.has_core for s in scans
@@ -311,14 +301,17 @@ def _with_patients(scans: list[Scan], layout: discovery.Layout) -> tuple[list[Sc
 def _brain(ctp, dt: float, header: nifti.Header):
     from perfkit import curves, masks
 
-    soft = (ctp[..., 0] > 0) & (ctp[..., 0] < 100)  # HU; tissue shows the bolus, air and bone only noise
+    first = ctp[..., 0]
+    soft = (first > 0) & (first < 100)  # HU; tissue shows the bolus, air and bone only noise
     soft = soft if soft.any() else np.ones_like(soft)
     mean = np.array([ctp[..., t][soft].mean(dtype=float) for t in range(ctp.shape[-1])])
     baseline = ctp[..., : curves.n_baseline(mean, dt)].mean(axis=-1, dtype=np.float32)
-    brain = masks.brain_mask(baseline, checks.spacing_of(header.affine))
-    if not brain.any():
+    shifted = ((first > 1024) & (first < 1124)).mean() > OFFSET_SHARE
+    brain = None if shifted else masks.brain_mask(baseline, checks.spacing_of(header.affine))
+    if brain is None or not brain.any():
+        hint = "Subtract 1024" if shifted else "Convert to HU, or give a brain mask beside the series"
         raise ValueError(
             f"{header.path}: a scan shows brain, 0-100 HU before the contrast; none was found in values from "
-            f"{ctp.min()} to {ctp.max()}. Subtract 1024 if they carry that offset."
+            f"{ctp.min()} to {ctp.max()}. {hint}."
         )
     return brain

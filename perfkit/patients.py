@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 INDEX = Path(__file__).resolve().parents[1] / "data" / "reference" / "isles18_training_index.csv"
 FILE = "patients.csv"
@@ -94,3 +97,28 @@ def assign(
         f"The patients of {which} are not known: each counts as a patient of its own, so two slabs of one "
         f"patient may fall into different folds. A file {folder / FILE} (case,patient) would tell.",
     )
+
+
+def folds(patient: Mapping[str, str], n: int, seed: int, name: str) -> list[tuple[list[str], list[str]]]:
+    """Split scans into ``n`` pairs (training ids, test ids) that share no patient.
+
+    Parameters
+    ----------
+    patient : patient by id of the scan.
+    n : number of folds.
+    seed : shuffles the patients.
+    name : folder or cohort that an error names.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    ids = list(patient)
+    names, group = np.unique(list(patient.values()), return_inverse=True)
+    if not 2 <= operator.index(n) <= len(names):
+        raise ValueError(
+            f"{name}: folds hold whole patients, so n lies between 2 and {len(names)}, the number of patients; "
+            f"it is {n}. Choose fewer folds or more patients."
+        )
+    # GroupKFold evens out the numbers of scans but knows no seed there; renaming the patients breaks its ties
+    group = np.random.default_rng(seed).permutation(len(names))[group]
+    splits = GroupKFold(n).split(ids, groups=group)
+    return [([ids[i] for i in train], [ids[i] for i in test]) for train, test in splits]

@@ -105,13 +105,16 @@ class Truth(Mapping):
         return self._facts or {}
 
     def __getitem__(self, name: str):
-        """Return an image (X, Y, Z), 8-bit ones as bool; a list of numbers as array; else the entry."""
+        """Return an image (X, Y, Z), 8-bit ones as bool; lists of numbers as arrays; else the entry."""
         if name in self._images:
             image, _ = nifti.read(self._images[name])
             return image.astype(bool) if image.dtype == np.uint8 else image
         value = self._json()[name]
-        numbers = isinstance(value, list) and value and all(isinstance(v, int | float) for v in value)
-        return np.asarray(value, dtype=float) if numbers else value
+        try:
+            array = np.asarray(value)
+        except ValueError:  # lists of unequal lengths
+            return value
+        return array if array.ndim and array.size and array.dtype.kind in "iuf" else value
 
     def __iter__(self):
         return iter(sorted({*self._images, *self._json()}))
