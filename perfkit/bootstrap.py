@@ -153,7 +153,7 @@ def find_python(path=None):
             if supported(working_version(found) or (0, 0)):  # pyenv's shims exist but may not run
                 return found
     raise SetupError(
-        "perfkit needs Python 3.11, 3.12 or 3.13, but this is {}.{} and the PATH has no other. Install one "
+        "Python 3.11, 3.12 or 3.13 is needed, but this is {}.{} and the PATH has no other. Install one "
         "(Debian, Ubuntu: apt-get install python3.12; conda env create -f environment.yml) and start "
         "again.".format(*sys.version_info[:2])
     )

@@ -348,7 +348,7 @@ def test_newest_python_that_works_is_taken_from_the_path(tmp_path, old_interpret
 
 
 def test_no_python_in_range_is_one_sentence(tmp_path, old_interpreter):
-    with pytest.raises(bootstrap.SetupError, match=r"needs Python 3\.11, 3\.12 or 3\.13, but this is 3\.9"):
+    with pytest.raises(bootstrap.SetupError, match=r"3\.12 or 3\.13 is needed, but this is 3\.9"):
         bootstrap.find_python(str(tmp_path))
 
 

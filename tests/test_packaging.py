@@ -168,5 +168,11 @@ def test_wheel_version_is_the_package_version():
     assert perfkit.__version__ == PROJECT["version"]
 
 
+def test_files_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for place in re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(r"`(data/README\.md|LICENSE)`", text):
+        assert (ROOT / place).is_file(), place
+
+
 def test_readme_says_early_that_this_is_not_for_clinical_use():
     assert "not for clinical use" in (ROOT / "README.md").read_text(encoding="utf-8")[:1000].lower()
