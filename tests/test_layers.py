@@ -9,13 +9,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
-    "__init__ paper paths arrays nifti gamma brain midline drawing installer",
-    "case curves masks deconvolution metrics annotations anatomy patients discovery arteries forward recipe"
-    " bootstrap",
+    "__init__ paper paths arrays checks nifti gamma brain midline drawing installer",
+    "case curves masks deconvolution metrics annotations bootstrap"
+    " volumes patients discovery arteries anatomy recipe forward lesion scanner layout overlays",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
-    "arms training figures explorer",
-    "picker batch report study",
-    "bench doctor",
+    "arms training figures explorer pickerview wording",
+    "picker batch report",
+    "study bench doctor",
     "cli",
     "__main__",
 ]
