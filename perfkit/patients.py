@@ -115,7 +115,7 @@ def folds(patient: Mapping[str, str], n: int, seed: int, name: str) -> list[tupl
     names, group = np.unique(list(patient.values()), return_inverse=True)
     if not 2 <= operator.index(n) <= len(names):
         raise ValueError(
-            f"{name}: folds hold whole patients, so n lies between 2 and {len(names)}, the number of patients; "
+            f"{name}: folds hold whole patients, so n lies between 2 and {len(names)} (its patients); "
             f"it is {n}. Choose fewer folds or more patients."
         )
     # GroupKFold evens out the numbers of scans but knows no seed there; renaming the patients breaks its ties

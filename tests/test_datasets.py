@@ -404,7 +404,7 @@ def test_folds_of_isles_are_even_and_depend_on_the_seed():
 
 @pytest.mark.parametrize("n", [0, 1, -1, 4])
 def test_impossible_folds_are_refused(n):
-    with pytest.raises(ValueError, match="n lies between 2 and 3,"):
+    with pytest.raises(ValueError, match="n lies between 2 and 3 "):
         bare([0, 1, 2, 2]).folds(n)
 
 
