@@ -5,9 +5,12 @@ import os
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from perfkit import curves, masks, preprocessing
 from perfkit.case import Case
+from perfkit.metrics import dice
+from perfkit.phantom import make_case
 from perfkit.preprocessing import Prepared, mean_curve, prepare, prepare_cached
 
 
@@ -155,3 +158,28 @@ def test_nothing_half_written_stays(case, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         prepare_cached(case, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def phantoms():
+    return [make_case(5, number, size="tiny") for number in range(1, 21)]
+
+
+def test_side_and_reference_of_the_phantoms_are_right_without_truth_or_aif(phantoms):
+    right, ratios = [], []
+    for phantom in phantoms:
+        prepared, truth = prepare(phantom), phantom.truth
+        ischaemic = truth["core"] | truth["penumbra"]
+        right.append(prepared.lesion_side == np.sign((prepared.sides * ischaemic).sum()))
+        healthy = prepared.tissue & ~ischaemic & (truth["delay"] < 2)
+        ratios.append(truth["cbf"][prepared.reference_tissue].mean() / truth["cbf"][healthy].mean())
+    assert np.mean(right) >= 0.9
+    np.testing.assert_allclose(ratios, 1, atol=0.1)
+
+
+def test_brain_mask_finds_the_brain_of_an_anatomical_head():
+    phantom = make_case(5, 3, size="small")
+    found = masks.brain_mask(phantom.ctp[..., :3].mean(axis=-1), phantom.spacing)
+    eroded = ndimage.binary_erosion(phantom.brain, ndimage.generate_binary_structure(2, 1)[..., None])
+    assert dice(found, eroded) > 0.95
+    assert np.count_nonzero(found & ~phantom.brain) < 0.002 * np.count_nonzero(found)
