@@ -136,14 +136,14 @@ def comparison_sentence(metric, scans, patients) -> str:
     if not np.isfinite(patients["p"]):
         return f"No test was possible: {patients['note'].split(':')[0]}."
     said = difference(metric, scans["difference"]).capitalize()
-    return f"{said}; {'unlikely to be' if patients['p'] < SIGNIFICANCE else 'could be'} chance."
+    return f"{said}; chance alone {'would seldom do' if patients['p'] < SIGNIFICANCE else 'can do'} that."
 
 
 def verdict(p) -> str:
     """Say what a p-value allows to say about a difference."""
     if not np.isfinite(p):
         return "No test was possible."
-    return "That is unlikely to be chance." if p < SIGNIFICANCE else "That could be chance."
+    return f"Chance alone {'would seldom' if p < SIGNIFICANCE else 'can'} give such a difference."
 
 
 def p_value(p) -> str:

@@ -1,0 +1,229 @@
+"""The report says what the scores say, opens without a network, and draws every figure."""
+
+import re
+from html import unescape
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import synthetic_scores
+
+from perfkit import figures, report, wording
+from perfkit.comparison import paired_tests
+from perfkit.report import write_report
+
+
+def page_of(folder, **changes):
+    options = {"scores": synthetic_scores(), "pooled_auc": {"cnn": 0.901, "expert": 0.856}}
+    return write_report(folder, **options | changes).read_text(encoding="utf-8")
+
+
+def text_of(page):
+    """Words a reader sees: no scripts, no tags, single spaces."""
+    page = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.S)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).replace("\u2011", "-").split())
+
+
+@pytest.fixture(scope="module")
+def full_run(tmp_path_factory):
+    """A report with everything in it."""
+    folder = tmp_path_factory.mktemp("study") / "run"
+    (folder / "notebooks").mkdir(parents=True)
+    for name in ("04_compare_methods.ipynb", "04_compare_methods.html"):
+        (folder / "notebooks" / name).write_text("{}")
+    t = np.arange(40.0)
+    curve = np.exp(-(((t - 15) / 5) ** 2))
+    core = np.zeros((32, 32), bool)
+    core[18:24, 12:20] = True
+    rcbf = {arm: np.where(core, 0.2, 1.0) for arm in ("expert", "automatic", "cnn", "brain_mean")}
+    slices = figures.CaseSlice(
+        case="case_1",
+        background=np.full((32, 32), 35.0),
+        core=core,
+        rcbf=rcbf,
+        predicted={arm: image < 0.38 for arm, image in rcbf.items()},
+        affine=np.diag([-1, -1, 5, 1]),
+    )
+    history = pd.DataFrame({"fold": 0, "epoch": [1, 2], "loss": [0.9, 0.7], "val_loss": [0.9, 0.8]})
+    page_of(
+        folder,
+        figures={
+            "training_history": figures.training_history(history),
+            "fig2": figures.fig2(slices),
+            "aif_curves": figures.aif_curves_by_case({"case_1": {"cnn": curve, "expert": curve}}),
+        },
+        notebooks=[
+            ("notebooks/04_compare_methods.ipynb", "Do the methods differ?"),
+            ("notebooks/03.ipynb", "Missing"),
+        ],
+        parameters={"lambda_rel": 0.3, "cohort": "data/<phantom>"},
+        notes=["The ground truth is a DWI-like label."],
+        failures=[("case_17", "the series is constant")],
+        cohort="Simulated scans.",
+    )
+    return folder
+
+
+def test_numbers_of_the_page_are_those_of_the_scores(tmp_path):
+    scores = synthetic_scores()
+    text = text_of(page_of(tmp_path, scores=scores))
+    rows = scores[scores["matrix"] == "circulant"]
+    dice = rows.groupby("arm")["dice"].mean()
+    assert f"The CNN's mean Dice is {dice['cnn']:.3f}, the expert's {dice['expert']:.3f}" in text
+    sd = rows.groupby("arm")["dice"].std()
+    assert f"{dice['cnn']:.3f} ({sd['cnn']:.3f})" in text
+    assert "20 scans of 15 patients" in text
+    assert "0.359 (0.201)" in text  # the paper's
+    assert "0.901" in text  # pooled over voxels
+    assert "The same with the printed (Volterra) matrix" in text
+    assert "not for clinical use" in text.lower()
+
+
+def test_page_names_parameters_versions_failures_and_notebooks(full_run):
+    page = (full_run / "index.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "1 scan failed" in text
+    assert "case_17: the series is constant" in text
+    assert text.index("case_17") < text.index("Table 1: how well")  # failures first
+    assert "lambda_rel 0.3" in text
+    assert "data/<phantom>" in text  # escaped, not markup
+    assert "numpy " + np.__version__ in text
+    assert 'href="notebooks/04_compare_methods.ipynb"' in page
+    assert 'href="notebooks/04_compare_methods.html"' in page
+    assert "Missing (not written in this run)" in text
+    assert "Differentiable Deconvolution for Improved Stroke Perfusion Analysis" in text
+
+
+def test_figures_come_in_the_order_of_the_paper(full_run):
+    page = (full_run / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<section id="(\w+)"', page) == [
+        "cohort",
+        "table1",
+        "fig2",
+        "fig3",
+        "aif_curves",
+        "training_history",
+        "tests",
+        "methods",
+        "notebooks",
+    ]
+
+
+def test_nothing_outside_the_folder_is_asked_for(full_run):
+    page = (full_run / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="([^"]*)"', page) == [
+        "data:,",
+        "plotly.min.js",
+    ]
+    assert not re.search(r"@import|url\(", page)
+    assert {path.name for path in full_run.iterdir()} == {"index.html", "plotly.min.js", "notebooks"}
+
+
+def test_difference_and_its_tests_are_said_with_n_and_unit():
+    scores = synthetic_scores(n=20)
+    scores.loc[scores["arm"] == "cnn", "dice"] += 0.2
+    rows = scores[scores["matrix"] == "circulant"]
+    first, control = wording.summary_sentences(rows, paired_tests(scores))
+    assert "higher by" in first
+    assert "over 20 scans" in first
+    assert "over 15 patients" in first
+    assert "would seldom give" in first
+    assert "the CNN is above it" in control
+
+
+def test_report_of_one_arm_alone_says_there_is_nothing_to_test(tmp_path):
+    text = text_of(page_of(tmp_path, scores=synthetic_scores(n=3, arms=("automatic",)), pooled_auc=None))
+    assert "nothing to test" in text
+    assert "Table 1 shows those that are" in text
+
+
+def test_report_of_one_patient_with_empty_predictions_and_a_missing_arm(tmp_path):
+    scores = synthetic_scores(n=3).assign(patient="p1")
+    scores.loc[scores["arm"] == "automatic", ["dice", "jaccard", "volume_ml"]] = 0.0
+    scores.loc[scores["arm"] == "automatic", "hd95_mm"] = np.nan
+    scores = scores[(scores["arm"] != "cnn") | (scores["case"] != "case_1")]
+    text = text_of(page_of(tmp_path, scores=scores))
+    assert "All scans are of one patient" in text
+    assert "Automatic AIF: the predicted core is empty in every scan" in text
+    assert "CNN AIF has results for 2 of 3 scans" in text
+    assert "No test was possible: n = 1." in text
+
+
+def test_report_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no rows"):
+        write_report(tmp_path / "run", scores=synthetic_scores(n=2).iloc[:0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_pooled_auc_may_come_per_matrix(tmp_path):
+    pooled = {"circulant": {"cnn": 0.911}, "volterra": {"cnn": 0.822}}
+    text = text_of(page_of(tmp_path, pooled_auc=pooled))
+    assert text.index("0.911") < text.index("printed (Volterra)") < text.index("0.822")
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0001, "p < .001"), (0.0123, "p = .012"), (0.43, "p = .43"), (1, "p = 1.00"), (np.nan, "p –")],
+)
+def test_p_values_are_printed_as_journals_do(p, text):
+    assert wording.p_value(p) == text
+
+
+def test_differences_are_said_in_the_words_of_the_metric():
+    assert wording.difference("dice", -0.0312) == "lower by 0.031"
+    assert wording.difference("hd95_mm", -1.24) == "shorter by 1.2 mm"
+    assert wording.difference("volume_ml", 3.0) == "larger by 3.0 ml"
+    assert wording.difference("dice", 0.0001) == "no difference to the last decimal"
+    assert wording.signed("dice", -0.0312) == "−0.031"
+    assert wording.signed("dice", -0.0001) == "0.000"
+
+
+def test_volumes_are_said_with_bias_and_limits():
+    scores = synthetic_scores(n=3, arms=("cnn",)).query("matrix == 'circulant'")
+    scores["volume_ml"] = scores["reference_volume_ml"] + [1.0, 2.0, 3.0]
+    (sentence,) = wording.volume_sentences(scores)
+    assert "on average 2.0 ml larger" in sentence
+    assert "between 0.0 and +4.0 ml (3 scans)" in sentence
+
+
+def test_software_versions_name_what_computed():
+    versions = report.software_versions()
+    assert versions["numpy"] == np.__version__
+    assert "perfkit" in versions
+
+
+@pytest.mark.browser
+def test_page_draws_every_figure_without_network(full_run, chromium_path, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    asked, said = [], []
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+    def only_files(route):
+        asked.append(route.request.url)
+        route.continue_() if route.request.url.startswith(("file:", "data:")) else route.abort()
+
+    with sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=chromium_path, args=flags)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.route("**/*", only_files)
+        page.goto((full_run / "index.html").as_uri())
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 4 * 2")
+        drawn = page.locator(".js-plotly-plot").count()
+        hits = page.locator("#plot-fig3 .scatterlayer .point").count()
+        images = page.locator("#plot-fig2 .hm image").count()
+        overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        tables = page.evaluate(
+            "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+        )
+        page.screenshot(path=tmp_path / "report.png", full_page=True)
+        browser.close()
+    assert said == []
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert (drawn, hits, images) == (4, 4 * 20, 5)
+    assert overflow <= 0
+    assert max(tables) <= 0  # nothing is cut off in a 1280 px window
+    assert (tmp_path / "report.png").stat().st_size > 50_000
