@@ -22,16 +22,17 @@ ONSET_SEVERITY = 0.1  # our choice: the delay grows from 0 over this severity, s
 
 # Severity field: to be calibrated
 SEVERITY_MAX = 1.0  # our choice: CBF in the middle of the core falls to a tenth
-CORE_PROFILE = 0.5  # our choice: below 1 the core is deep almost to its edge
+CORE_PROFILE = (-0.8, 0.6)  # our choice, LogN between cases: below 1 the core is deep almost to its edge
 PENUMBRA_PROFILE = 1.0  # our choice: above 1 most of the penumbra is mild
 REACH_MM = 32.0  # our choice: how fast severity falls from the middle of the lesion
 TEXTURE = ((28.0, 0.35), (9.0, 0.15))  # our choice: length in mm and strength of the level set's irregularity
 LEAST_PENUMBRA_ML = 8.0  # our choice: small cores also sit in hypoperfused tissue
+OLIGEMIA = 0.6  # our choice: tissue with a delay below the penumbra's, over core and penumbra
 LARGEST_SHARE = 0.65  # our choice: of the territory in the slab that may be core
 
 # Noise between the physiological core and the DWI-like label: to be calibrated
-BOUNDARY_NOISE = 0.45  # our choice: sd of the boundary's error, in radii of the lesion
-BOUNDARY_LENGTH_MM = 9.0  # our choice: its correlation length
+BOUNDARY_NOISE = (-1.0, 0.45)  # our choice, LogN between cases: sd of the boundary's error in lesion radii
+BOUNDARY_LENGTH_MM = 7.0  # our choice: its correlation length
 SHIFT_MM = (1.0, 3.0)  # SCIENCE.md §7.5: misregistration
 FATE = (0.10, 0.20)  # SCIENCE.md §7.5: share of the core that recovers, replaced by penumbra that does not
 FATE_LENGTH_MM = 7.0  # our choice: size of such patches
@@ -70,7 +71,7 @@ def potential(q, side: int, occlusion: str, territories, textures, rng: np.rando
     return level.astype(np.float32), risk
 
 
-def severity(level, risk, tissue, voxel_ml: float, core_ml: float, mismatch: float, oligemia: float):
+def severity(level, risk, tissue, voxel_ml: float, core_ml: float, mismatch: float, profile: float):
     """Turn a level-set function into severity such that the core has the asked volume where it fits.
 
     Parameters
@@ -79,7 +80,7 @@ def severity(level, risk, tissue, voxel_ml: float, core_ml: float, mismatch: flo
     tissue : (X, Y, Z) bool, voxels that count as tissue.
     core_ml : volume of the physiological core.
     mismatch : penumbra volume over core volume.
-    oligemia : volume with less delay than the penumbra, over core and penumbra.
+    profile : exponent from the core's middle to its edge, see ``CORE_PROFILE``.
 
     Returns
     -------
@@ -89,14 +90,14 @@ def severity(level, risk, tissue, voxel_ml: float, core_ml: float, mismatch: flo
     territory_ml = voxel_ml * np.count_nonzero(tissue & (risk > 0.5))
     core = min(core_ml, LARGEST_SHARE * territory_ml)
     penumbra = min(core * mismatch + LEAST_PENUMBRA_ML, max(0.95 * territory_ml - core, 0.05 * territory_ml))
-    rim = oligemia * (core + penumbra)
+    rim = OLIGEMIA * (core + penumbra)
     ranked = np.sort(level[there])
     inside = (
         np.interp(level, ranked, voxel_ml * (len(ranked) - np.arange(len(ranked)) - 0.5))
         if len(ranked)
         else 0
     )
-    to_core = np.clip(1 - inside / max(core, 1e-6), 0, 1) ** CORE_PROFILE
+    to_core = np.clip(1 - inside / max(core, 1e-6), 0, 1) ** profile
     to_penumbra = np.clip(1 - (inside - core) / max(penumbra, 1e-6), 0, 1) ** PENUMBRA_PROFILE
     to_rim = np.clip(1 - (inside - core - penumbra) / max(rim, 1e-6), 0, 1)
     s = (
@@ -117,7 +118,7 @@ def slowed(mtt, s):
     return np.minimum(mtt * (1 + STRETCH * s), np.maximum(mtt, LONGEST_MTT))
 
 
-def dwi_like(core, candidates, spacing, boundary, fate, rng: np.random.Generator):
+def dwi_like(core, candidates, spacing, noise: float, boundary, fate, rng: np.random.Generator):
     """Draw the label that diffusion imaging would give: the core with an unsure boundary, moved.
 
     Parameters
@@ -125,6 +126,7 @@ def dwi_like(core, candidates, spacing, boundary, fate, rng: np.random.Generator
     core : (X, Y, Z) bool, physiological core.
     candidates : (X, Y, Z) bool, tissue that may be labelled.
     spacing : (3,), mm.
+    noise : sd of the boundary's error in lesion radii.
     boundary, fate : (X, Y, Z), random fields of unit variance, of the lengths given above.
     rng : draws the shift and the share with another fate.
 
@@ -140,7 +142,7 @@ def dwi_like(core, candidates, spacing, boundary, fate, rng: np.random.Generator
     depth = _signed_depth(core, spacing)
     slices = np.count_nonzero(core.any(axis=(0, 1)))
     radius = np.sqrt(n * spacing[0] * spacing[1] / slices / np.pi)
-    score = depth + BOUNDARY_NOISE * radius * boundary
+    score = depth + noise * radius * boundary
     recovered = core & (fate > np.quantile(fate[core], 1 - share))
     score[recovered] -= 10 * radius
     shift = (length * np.cos(angle) / spacing[0], length * np.sin(angle) / spacing[1], 0)

@@ -19,7 +19,7 @@ from scipy import ndimage, sparse
 
 from perfkit import anatomy, forward, layout, lesion, scanner
 from perfkit.case import Case
-from perfkit.recipe import OLIGEMIA, SIZES, Recipe, draw_recipe
+from perfkit.recipe import SIZES, Recipe, draw_recipe
 
 VERSION = 1  # of what a seed means; a change here makes other phantoms
 VESSEL_HU = 40.0  # SCIENCE.md §7.2
@@ -128,7 +128,8 @@ def render(recipe: Recipe) -> Case:
         anatomy.SmoothField(fields, length).grid(*grid)
         for length in (lesion.BOUNDARY_LENGTH_MM, lesion.FATE_LENGTH_MM)
     )
-    label = lesion.dwi_like(core, solid & (risk > 0.02), recipe.spacing, boundary, fate, rng)
+    unsure = np.exp(lesion.BOUNDARY_NOISE[0] + lesion.BOUNDARY_NOISE[1] * recipe.label_z)
+    label = lesion.dwi_like(core, solid & (risk > 0.02), recipe.spacing, unsure, boundary, fate, rng)
     times = _frame_times(recipe, rng)
     aif, vof = _bolus_curves(recipe, times)
     picks = _picks(recipe, blood, brain, rng)
@@ -192,7 +193,8 @@ def _blood(recipe, head, tissue, brain, grid, fields):
     )
     solid = brain & (tissue.gm + tissue.wm > 0.5)
     voxel_ml = np.prod(recipe.spacing) / 1000
-    s = lesion.severity(level, risk, solid, voxel_ml, recipe.core_ml, recipe.mismatch, OLIGEMIA)
+    profile = np.exp(lesion.CORE_PROFILE[0] + lesion.CORE_PROFILE[1] * recipe.severity_z)
+    s = lesion.severity(level, risk, solid, voxel_ml, recipe.core_ml, recipe.mismatch, profile)
     s = s * brain
     flow = 1 + FLOW_FIELD[1] * np.clip(anatomy.SmoothField(fields, FLOW_FIELD[0]).grid(*grid), -2.5, 2.5)
     flow = flow * (1 - lesion.LOSS * s) * (1 - np.minimum(artery + vein, 1)) * brain

@@ -48,7 +48,6 @@ MOTION_RATE = 0.05
 SCAN_SHARE = 0.5  # our choice: share of the lesion volume's (log) variance between the slabs of one patient
 # Penumbra over core, LogN; our choice: median mismatch ratio 2.5, most cases above DEFUSE 3's 1.8.
 MISMATCH = (0.9, 0.45)
-OLIGEMIA = 0.6  # our choice: tissue with a delay below the penumbra's, relative to core and penumbra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +86,8 @@ class Recipe:
     occlusion: str
     core_ml: float
     mismatch: float
+    severity_z: float  # depth of the core among cases, standard normal
+    label_z: float  # noise of the DWI-like label among cases, standard normal
     collateral_delay: float  # s, of distal arteries in the lesion
     partial_volume: float  # of the rater's artery
     psf_px: float
@@ -202,6 +203,8 @@ def _draw_patient(rng):
         "residue_shape": float(rng.uniform(2, 3)),
         "dispersion": float(rng.uniform(0, 2)),
         "mismatch": float(rng.lognormal(*MISMATCH)),
+        "severity_z": float(np.clip(rng.standard_normal(), -2, 2)),
+        "label_z": float(np.clip(rng.standard_normal(), -2, 2)),
         "collateral_delay": float(rng.uniform(2, 6)),
     }
 
