@@ -179,7 +179,7 @@ def _summary(arm, rows, metrics, pooled):
         "arm": arm,
         "n_scans": len(rows),
         "n_patients": rows["patient"].nunique(),
-        "pooled_auc": float(pooled.get(arm, np.nan)),
+        "pooled_auc": np.nan if pooled.get(arm) is None else float(pooled[arm]),
     }
     for metric in metrics:
         values = rows[metric].to_numpy(float)

@@ -28,7 +28,16 @@ ARM_DASHES = {"expert": "solid", "automatic": "dash", "cnn": "solid", "brain_mea
 ARM_SYMBOLS = {"expert": "circle", "automatic": "diamond", "cnn": "square", "brain_mean": "cross"}
 TRUTH_COLOUR, PREDICTED_COLOUR, QUIET_COLOUR = "#FFFFFF", "#D55E00", "#6B7280"
 COLOURWAY = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#111827")
+BROWSERS = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+)
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
+
+# plotly's toolbar offers to upload a figure to a server ("Share chart"): images of patients stay here
+CONFIG = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": "", "responsive": True}
 
 # map -> (name, unit, range, colour scale); our choice: ranges that show healthy tissue and core at once
 MAPS = {
@@ -58,6 +67,7 @@ def template():
     """Build the look all figures share: white, dark text, quiet grid, colour-blind-safe colours."""
     import plotly.graph_objects as go
 
+    _keep_figures_here()
     axis = {
         "showline": True,
         "linecolor": "#9CA3AF",
@@ -84,6 +94,16 @@ def template():
             "annotationdefaults": {"font": {"size": 12}},
         }
     )
+
+
+def _keep_figures_here():
+    """Take the upload button out of whatever shows a figure in a notebook."""
+    import plotly.io
+
+    for name in plotly.io.renderers:
+        renderer = plotly.io.renderers[name]
+        if hasattr(renderer, "config"):
+            renderer.config = dict(renderer.config or {}) | CONFIG
 
 
 def panels(rows: int, columns: int, **options):
@@ -234,14 +254,17 @@ def save_figure(figure, path_stem, *, png: bool = False) -> list[Path]:
     stem = Path(path_stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     page = stem.with_name(stem.name + ".html")
-    figure.write_html(page, include_plotlyjs="directory", include_mathjax=False)
+    figure.write_html(page, config=CONFIG, include_plotlyjs="directory", include_mathjax=False)
     return [page, *(_save_png(figure, stem.with_name(stem.name + ".png")) if png else [])]
 
 
 def find_browser() -> str | None:
-    """Return the path of Chrome or Chromium (``BROWSER_PATH`` first), or None."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, names)), None)
+    """Return the path of Chrome or Chromium, or None.
+
+    ``PERFKIT_CHROMIUM`` and ``BROWSER_PATH`` come first, then the PATH, then the usual places.
+    """
+    asked = [os.environ.get(name, "") for name in ("PERFKIT_CHROMIUM", "BROWSER_PATH")]
+    return next((found for found in map(shutil.which, (*asked, *BROWSERS)) if found), None)
 
 
 def _save_png(figure, path):

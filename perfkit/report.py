@@ -16,7 +16,7 @@ import pandas as pd
 
 from . import paper
 from .comparison import METRICS, paired_tests
-from .drawing import arm_label
+from .drawing import CONFIG, arm_label
 from .wording import (
     METRIC_LABELS,
     comparison_rows,
@@ -169,8 +169,7 @@ def _embed(figure, name):
     from markupsafe import Markup
 
     options = {"full_html": False, "include_plotlyjs": False, "include_mathjax": False, "auto_play": False}
-    config = {"responsive": True, "displaylogo": False}
-    return Markup(figure.to_html(config=config, div_id=f"plot-{name}", **options))
+    return Markup(figure.to_html(config=CONFIG, div_id=f"plot-{name}", **options))
 
 
 def _notebook(folder, path, name):

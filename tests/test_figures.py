@@ -310,5 +310,17 @@ def test_picture_is_written_through_a_browser(tmp_path, chromium_path, monkeypat
     assert paths[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_no_figure_offers_to_upload_itself(tmp_path):
+    import plotly.io
+
+    figure = figures.curves_figure({"a": [0, 1]})
+    shown = plotly.io.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
+    config = shown["application/vnd.plotly.v1+json"]["config"]
+    assert config["showSendToCloud"] is False
+    assert config["plotlyServerURL"] == ""
+    (page,) = figures.save_figure(figure, tmp_path / "one")
+    assert '"showSendToCloud": false' in page.read_text(encoding="utf-8")
+
+
 def test_figures_are_json_without_a_kernel():
     assert json.loads(figures.fig2(row()).to_json())["layout"]["coloraxis"]["colorbar"]["title"]["text"]

@@ -219,11 +219,15 @@ def test_page_draws_every_figure_without_network(full_run, chromium_path, tmp_pa
         tables = page.evaluate(
             "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
         )
+        page.locator("#plot-fig3").hover()
+        buttons = page.locator(".modebar-btn").evaluate_all("all => all.map(button => button.dataset.title)")
         page.screenshot(path=tmp_path / "report.png", full_page=True)
         browser.close()
     assert said == []
     assert all(url.startswith(("file:", "data:")) for url in asked)
     assert (drawn, hits, images) == (4, 4 * 20, 5)
+    assert "Zoom" in buttons
+    assert not any(re.search("share|cloud|edit", title, re.I) for title in buttons)  # nothing uploads images
     assert overflow <= 0
     assert max(tables) <= 0  # nothing is cut off in a 1280 px window
     assert (tmp_path / "report.png").stat().st_size > 50_000
