@@ -3,58 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from perfkit import annotations, paper
 from perfkit.aif import brain_mean_aif, expert_aif, select_aif
-from perfkit.datasets import Cohort
 from perfkit.deconvolution import MATRICES
 from perfkit.maps import core_mask, perfusion_maps, relative_cbf
 from perfkit.metrics import dice, hausdorff95_mm, jaccard, roc_auc, volume_ml
-from perfkit.preprocessing import Prepared, prepare_cached
+from perfkit.preprocessing import Prepared
 
 ARMS = ("expert", "automatic", "cnn", "brain_mean")
-
-
-@dataclass
-class Prepares:
-    """Prepared scans and what could not be prepared.
-
-    Attributes
-    ----------
-    scans : dict from case id to Prepared
-    failures : dict from case id to the reason
-    """
-
-    scans: dict[str, Prepared] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-
-def prepare_cohort(cohort: Cohort, cache, tell: Callable | None = None, **options) -> Prepares:
-    """Prepare every scan; a broken one is reported and the others go on.
-
-    Parameters
-    ----------
-    cohort : Cohort
-    cache : folder for the prepared scans
-    tell : called with the case id after each scan
-    options : as for ``preprocessing.prepare``
-
-    Returns
-    -------
-    Prepares
-    """
-    result = Prepares()
-    for scan in cohort.scans:
-        try:
-            result.scans[scan.id] = prepare_cached(scan.load(), cache, **options)
-        except (OSError, ValueError) as error:
-            result.failures[scan.id] = str(error)
-        if tell:
-            tell(scan.id)
-    return result
 
 
 def arm_aifs(prepared: dict[str, Prepared], picks: dict[str, annotations.Pick]) -> tuple[dict, dict]:
@@ -205,3 +165,21 @@ def evaluate(
         truth, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
         pooled.setdefault(matrix, {})[arm] = roc_auc(truth, -values)
     return Evaluation(pd.DataFrame(rows), pooled, failures)
+
+
+def example_cases(scores, n: int = 3, arm: str = "expert", matrix: str = "circulant") -> list[str]:
+    """Pick scans to show without choosing by eye: evenly spread over the ranks of an arm's Dice.
+
+    Parameters
+    ----------
+    scores : DataFrame of ``evaluate``
+    n : scans
+    arm, matrix : whose Dice ranks them
+
+    Returns
+    -------
+    Case ids, best first
+    """
+    rows = scores[(scores["arm"] == arm) & (scores["matrix"] == matrix)].sort_values("dice", ascending=False)
+    ranks = (np.arange(n) + 0.5) / n * len(rows)
+    return [rows["case"].iloc[i] for i in dict.fromkeys(ranks.astype(int))] if len(rows) else []

@@ -18,6 +18,7 @@ TMAX_THRESHOLD = 6.0  # s; hypoperfusion, DEFUSE 3
 BLOCK = 16384  # voxels at once; our choice: their k (16384 × 2T float32) stays in the processor's cache
 UNITS = {"cbf": "ml/100 g/min", "cbv": "ml/100 g", "mtt": "s", "tmax": "s", "ttp": "s", "rcbf": "1"}
 ESTIMATORS = ("tikhonov",)
+NAMES = ("cbf", "cbv", "mtt", "tmax", "ttp")
 
 
 @dataclass
@@ -30,16 +31,16 @@ class Maps:
     method : how they were made, as it goes into the sidecar of a file
     """
 
-    cbf: np.ndarray
-    cbv: np.ndarray
-    mtt: np.ndarray
-    tmax: np.ndarray
-    ttp: np.ndarray
+    cbf: np.ndarray | None = None
+    cbv: np.ndarray | None = None
+    mtt: np.ndarray | None = None
+    tmax: np.ndarray | None = None
+    ttp: np.ndarray | None = None
     method: dict = field(default_factory=dict)
 
     def items(self):
         """Yield name and map, in the order of the field's reports."""
-        return ((name, getattr(self, name)) for name in ("cbf", "cbv", "mtt", "tmax", "ttp"))
+        return ((name, getattr(self, name)) for name in NAMES if getattr(self, name) is not None)
 
 
 def perfusion_maps(
@@ -54,6 +55,7 @@ def perfusion_maps(
     mask=None,
     vof=None,
     t0: float = 0.0,
+    only=NAMES,
 ) -> Maps:
     """Deconvolve every voxel and read the perfusion maps off.
 
@@ -67,6 +69,7 @@ def perfusion_maps(
     mask : (...,) bool, voxels to compute; 0 elsewhere
     vof : (T,), HU above baseline; the AIF is scaled to its area, which undoes partial volume
     t0 : float, s; TTP is counted from here (0: the first frame)
+    only : names of the maps that are needed; the others are None
 
     Returns
     -------
@@ -89,42 +92,48 @@ def perfusion_maps(
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}: {estimator!r} came.")
     if len(getattr(concentration, "shape", np.shape(concentration))) < 1:
         raise ValueError("The concentration needs a time axis, the last one: a single number came.")
-    aif = _scaled_to(aif, vof, dt)
+    if not set(only) <= set(NAMES) or isinstance(only, str):
+        raise ValueError(f"only takes a list of names among {', '.join(NAMES)}: {only!r} came.")
+    aif = _scaled_to(aif, vof)
     options = {"matrix": matrix, "regularization": regularization, "lambda_rel": lambda_rel}
     method = {"estimator": estimator, **options, "dt": dt, "vof_scaled": vof is not None, "t0": t0}
     if is_tensor(concentration) or is_tensor(aif):
-        maps = _of_tensors(concentration, aif, dt, options, t0, mask)
+        maps = _of_tensors(concentration, aif, dt, options, t0, mask, only)
     else:
         maps = _of_arrays(
-            real_array(concentration, "The concentration"), np.asarray(aif), dt, options, t0, mask
+            real_array(concentration, "The concentration"), np.asarray(aif), dt, options, t0, mask, only
         )
     return Maps(**maps, method=method)
 
 
-def _of_arrays(concentration, aif, dt, options, t0, mask):
+def _of_arrays(concentration, aif, dt, options, t0, mask, only):
     """Go through the voxels block by block: memory stays that of the maps."""
     shape, n_frames = concentration.shape[:-1], concentration.shape[-1]
     mask = np.ones(shape, bool) if mask is None else _checked_mask(mask, shape)
     impulse_response(np.zeros((1, n_frames)), aif, dt, **options)  # every check at the door, once
     dtype = np.result_type(concentration.dtype, np.float32)
-    flat, chosen = concentration.reshape(-1, n_frames), np.flatnonzero(mask)
+    order = "F" if concentration.flags.f_contiguous else "C"  # as a NIfTI file lies in memory: no copy
+    flat = concentration.reshape(-1, n_frames, order=order)
+    chosen = np.flatnonzero(mask.ravel(order))
     whole = len(chosen) == len(flat)
-    maps = {name: np.zeros(len(flat), dtype) for name in ("cbf", "cbv", "mtt", "tmax", "ttp")}
-    read = _reader(aif, dt, options, t0, dtype)
+    maps = {name: np.zeros(len(flat), dtype) for name in only}
+    read = _reader(aif, dt, options, t0, dtype, only)
     for start in range(0, len(chosen), BLOCK):
         rows = slice(start, start + BLOCK) if whole else chosen[start : start + BLOCK]
         for name, values in read(flat[rows].astype(dtype, copy=False)).items():
             maps[name][rows] = values
-    return {name: values.reshape(shape) for name, values in maps.items()}
+    return {name: values.reshape(shape, order=order) for name, values in maps.items()}
 
 
-def _of_tensors(concentration, aif, dt, options, t0, mask):
+def _of_tensors(concentration, aif, dt, options, t0, mask, only):
     xp = namespace(concentration, aif)
     concentration = xp.convert_to_tensor(concentration)
     impulse_response(
         concentration[..., :1, :] if len(concentration.shape) > 1 else concentration, aif, dt, **options
     )
-    maps = _reader(xp.cast(aif, concentration.dtype), dt, options, t0, concentration.dtype)(concentration)
+    maps = _reader(xp.cast(aif, concentration.dtype), dt, options, t0, concentration.dtype, only)(
+        concentration
+    )
     if mask is None:
         return maps
     inside = xp.cast(
@@ -133,7 +142,7 @@ def _of_tensors(concentration, aif, dt, options, t0, mask):
     return {name: values * inside for name, values in maps.items()}
 
 
-def _reader(aif, dt, options, t0, dtype):
+def _reader(aif, dt, options, t0, dtype, only):
     """Prepare the function from curves (V, T) to maps (V,): one operator serves all voxels."""
     xp = namespace(aif)
     n_frames = aif.shape[-1]
@@ -142,7 +151,7 @@ def _reader(aif, dt, options, t0, dtype):
     weights[[0, -1]] = dt / 2  # trapezia
     weights = weights.astype(dtype) if xp is np else xp.convert_to_tensor(weights, dtype)
     area = xp.sum(aif * (weights if xp is not np else weights.astype(float)))
-    area = xp.where(area > 0, area, np.nan)
+    area = xp.where(area > 0, area, np.nan) if xp is not np else dtype.type(area if area > 0 else np.nan)
     if options["regularization"] != "osvd":
         full = deconvolution_operator(aif if xp is not np else aif.astype(float), dt, **options)
         rows = lags % full.shape[-2]
@@ -157,12 +166,18 @@ def _reader(aif, dt, options, t0, dtype):
         return k[..., lags] if xp is np else xp.take(k, lags % k.shape[-1], axis=-1)
 
     def read(curves):
-        peak, lag = _peak(xp, irf(curves))
-        cbf = FLOW_UNITS * peak
-        cbv = VOLUME_UNITS * xp.matmul(curves, weights) / (area if xp is not np else dtype.type(area))
-        mtt = xp.where(cbf > 0, 60 * cbv / nonzero(xp, cbf), xp.zeros_like(cbf))
-        _, frame = _peak(xp, curves)
-        return {"cbf": cbf, "cbv": cbv, "mtt": mtt, "tmax": (lag + int(lags[0])) * dt, "ttp": frame * dt - t0}
+        found = {}
+        if {"cbf", "mtt", "tmax"} & set(only):
+            peak, lag = _peak(xp, irf(curves))
+            found |= {"cbf": FLOW_UNITS * peak, "tmax": (lag + int(lags[0])) * dt}
+        if {"cbv", "mtt"} & set(only):
+            found["cbv"] = VOLUME_UNITS * xp.matmul(curves, weights) / area
+        if "mtt" in only:
+            cbf, cbv = found["cbf"], found["cbv"]
+            found["mtt"] = xp.where(cbf > 0, 60 * cbv / nonzero(xp, cbf), xp.zeros_like(cbf))
+        if "ttp" in only:
+            found["ttp"] = _peak(xp, curves)[1] * dt - t0
+        return {name: found[name] for name in only}
 
     return read
 
@@ -195,7 +210,7 @@ def _peak(xp, curves):
     return peak, at + offset
 
 
-def _scaled_to(aif, vof, dt):
+def _scaled_to(aif, vof):
     if vof is None:
         return aif
     xp = namespace(aif, vof)

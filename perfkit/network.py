@@ -16,7 +16,7 @@ import keras
 from keras import layers, ops
 
 N_FRAMES = 64  # frames of the network's clock; the longest ISLES 2018 scan has 64 at 1 s
-VIEW_SIZE = 64  # voxels per side that the network looks at; our choice: 4 mm suffice to see a bolus
+VIEW_SIZE = 48  # voxels per side that the network looks at; our choice: 5 mm suffice to see a bolus
 SLOPE = 0.05  # rCBF; the paper does not state it (SCIENCE: 0.02-0.05 are sensible)
 FILTERS = (16, 32, 32, 64)  # our choice: two 3D and two 2D convolutions; the paper gives no numbers
 DROPOUT = 0.1  # our choice, likewise
@@ -87,11 +87,13 @@ class Deconvolution(layers.Layer):
         super().__init__(dtype="float32", **kwargs)  # never half precision: 1/(σ² + λ²) needs the digits
         self.matrix, self.lambda_rel, self.dt = matrix, lambda_rel, dt
 
-    def call(self, series, aif):
+    def call(self, series, aif, valid=None):
         n_frames = aif.shape[-1]
         operator = deconvolution_operator(aif, self.dt, matrix=self.matrix, lambda_rel=self.lambda_rel)
-        lags = lag_window(n_frames, self.dt, self.matrix) % operator.shape[-2]
-        readout = ops.transpose(ops.take(operator, lags, axis=1), (0, 2, 1))  # (B, T, W)
+        lags = lag_window(n_frames, self.dt, self.matrix)
+        readout = ops.transpose(ops.take(operator, lags % operator.shape[-2], axis=1), (0, 2, 1))  # (B, T, W)
+        if valid is not None:  # lags beyond the end of the scan are padding, not to be searched
+            readout = readout * _before_the_end(valid, np.count_nonzero(lags < 0))[:, None]
         voxels = ops.reshape(series, (ops.shape(series)[0], -1, n_frames))
         return ops.reshape(flow(ops.matmul(voxels, readout)), ops.shape(series)[:-1])
 
@@ -156,7 +158,7 @@ class DeconvolutionModel(keras.Model):
         inputs = inputs if isinstance(inputs, dict) else {"series": inputs}
         series = ops.cast(inputs["series"], "float32")
         aif = self.aif(inputs, training=training)
-        cbf = self.deconvolution(series, aif)
+        cbf = self.deconvolution(series, aif, inputs.get("valid"))
         brain = ops.cast(inputs["brain"], "float32") if "brain" in inputs else _with_contrast(series)
         rcbf = self.relative_cbf(cbf, inputs.get("reference_tissue", brain))
         return self.core_probability(rcbf) * brain
@@ -294,6 +296,10 @@ def _fit_time(xp, x, n_frames):
     if missing <= 0:
         return x[..., :n_frames]
     return xp.concatenate([x, xp.repeat(x[..., -1:], missing, axis=-1)], axis=-1)
+
+
+def _before_the_end(valid, n_negative):
+    return ops.concatenate([ops.ones_like(valid[:, :1])] * n_negative + [valid], axis=-1)
 
 
 def _with_contrast(series):

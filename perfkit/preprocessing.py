@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +120,47 @@ def mean_curve(ctp, mask):
     voxels = np.flatnonzero(mask)
     sample = voxels[:: max(1, len(voxels) // MEAN_CURVE_VOXELS)]
     return ctp[np.unravel_index(sample, mask.shape)].mean(axis=0, dtype=float)
+
+
+@dataclass
+class PreparedCohort:
+    """Prepared scans and what could not be prepared.
+
+    Attributes
+    ----------
+    scans : dict from case id to Prepared
+    failures : dict from case id to the reason
+    """
+
+    scans: dict[str, Prepared] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def prepare_cohort(cohort, *, cache=None, tell=None, **options) -> PreparedCohort:
+    """Prepare every scan; a broken one is reported and the others go on.
+
+    Parameters
+    ----------
+    cohort : datasets.Cohort
+    cache : folder for the prepared scans; None: prepare anew, which is as fast as reading them back
+    tell : called with the case id after each scan
+    options : as for ``preprocessing.prepare``
+
+    Returns
+    -------
+    PreparedCohort
+    """
+    result = PreparedCohort()
+    for scan in cohort.scans:
+        try:
+            case = scan.load()
+            prepared = prepare_cached(case, cache, **options) if cache else prepare(case, **options)
+            result.scans[scan.id] = prepared
+        except (OSError, ValueError) as error:
+            result.failures[scan.id] = str(error)
+        if tell:
+            tell(scan.id)
+    return result
 
 
 def prepare_cached(case: Case, folder, **options) -> Prepared:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -13,9 +14,11 @@ import pandas as pd
 
 from perfkit import paper
 from perfkit.augment import Augmentation
+from perfkit.datasets import open_cohort
 from perfkit.metrics import dice, roc_auc
 from perfkit.network import N_FRAMES, SLOPE, as_batch, deconvolution_model, network_view, soft_dice_loss
-from perfkit.preprocessing import Prepared
+from perfkit.preprocessing import Prepared, prepare_cohort
+from perfkit.tables import save_aifs, save_table
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class Settings:
     slope: float = SLOPE
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @classmethod
+    def preset(cls, name: str, *, epochs: int = 0, **changes) -> Settings:
+        """Take a preset by name, with changes; epochs 0 keeps the preset's."""
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}: {name!r} came.")
+        return replace(PRESETS[name], **({"epochs": epochs} if epochs else {}), **changes)
 
 
 # our choice: quick fits the study into ten minutes on two cores; full goes on until the loss is flat
@@ -154,12 +164,13 @@ class FoldTraining:
     ----------
     folder : for ``state.npz`` (weights and optimiser) and ``history.csv``
     settings : Settings
-    n_samples : training scans, one step each per epoch
+    training : samples, one step each per epoch
     fold : number, part of the seed
     """
 
-    def __init__(self, folder, settings: Settings, n_samples: int, fold: int = 0):
+    def __init__(self, folder, settings: Settings, training: list[Sample], fold: int = 0):
         self.folder, self.settings, self.fold = Path(folder), settings, fold
+        self.training, self.fingerprint = training, _fingerprint(settings, training)
         self.folder.mkdir(parents=True, exist_ok=True)
         keras.utils.set_random_seed(settings.seed * 1000 + fold)
         self.model = deconvolution_model(
@@ -168,28 +179,31 @@ class FoldTraining:
             slope=settings.slope,
             seed=settings.seed * 100 + fold,
         )
-        optimizer = make_optimizer(settings, settings.epochs * n_samples)
+        optimizer = make_optimizer(settings, settings.epochs * len(training))
         self.model.compile(optimizer=optimizer, loss=soft_dice_loss, jit_compile=False)
         optimizer.build(self.model.trainable_variables)
         self.history: list[dict] = []
         self._restore()
 
-    def run(self, training: list[Sample], held_out: list[Sample], tell=None):
+    def run(self, held_out: list[Sample], tell=None):
         """Train to the last epoch, or go on from the last one that was saved.
 
         Parameters
         ----------
-        training, held_out : samples; the latter are only watched
+        held_out : samples that are only watched
         tell : called with the row of history after each epoch
 
         Returns
         -------
         history : list of dict, one an epoch
         """
+        if tell:
+            for row in self.history:  # of an earlier run
+                tell(row)
         while len(self.history) < self.settings.epochs:
             epoch = len(self.history)
             rng = np.random.default_rng([self.settings.seed, self.fold, epoch])
-            losses = [self._step(training[i], rng) for i in rng.permutation(len(training))]
+            losses = [self._step(self.training[i], rng) for i in rng.permutation(len(self.training))]
             row = {
                 "fold": self.fold,
                 "epoch": epoch + 1,
@@ -231,7 +245,7 @@ class FoldTraining:
         arrays = {f"v{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self._unique())}
         temporary = self.folder / f".{os.getpid()}.state.npz"
         with open(temporary, "wb") as file:
-            np.savez(file, history=json.dumps(self.history), settings=_fingerprint(self.settings), **arrays)
+            np.savez(file, history=json.dumps(self.history), fingerprint=self.fingerprint, **arrays)
         os.replace(temporary, self.folder / "state.npz")
 
     def _unique(self):
@@ -244,7 +258,7 @@ class FoldTraining:
             return
         with np.load(path) as state:
             variables = self._unique()
-            if str(state["settings"]) != _fingerprint(self.settings) or f"v{len(variables) - 1}" not in state:
+            if str(state["fingerprint"]) != self.fingerprint or f"v{len(variables) - 1}" not in state:
                 return  # of another run: start anew
             for i, variable in enumerate(variables):
                 variable.assign(state[f"v{i}"])
@@ -263,8 +277,14 @@ def _inputs(sample, view=None, undo=None):
     return {**inputs, "undo": as_batch(np.eye(n) if undo is None else undo)}
 
 
-def _fingerprint(settings) -> str:
-    return json.dumps(asdict(settings), sort_keys=True)
+def _fingerprint(settings, samples) -> str:
+    """Tell runs apart: equal settings on equal data with equal code versions may be continued."""
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    for sample in samples:
+        digest.update(sample.id.encode())
+        for array in (sample.core, sample.reference_tissue, sample.view):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 @dataclass
@@ -305,32 +325,60 @@ def cross_validate(prepared: dict, folds, folder, settings: Settings, tell=None)
         training = [samples[i] for i in train if i in samples]
         if not training:
             raise ValueError(f"Fold {number} has no scan with a core mask to train on. Use fewer folds.")
-        fold = FoldTraining(folder / f"fold-{number}", settings, len(training), number)
-        rows += fold.run(training, [samples[i] for i in test if i in samples], tell)
+        fold = FoldTraining(folder / f"fold-{number}", settings, training, number)
+        rows += fold.run([samples[i] for i in test if i in samples], tell)
         for name in (i for i in test if i in prepared):
             aifs[name], fold_of[name] = predict_aif(fold.model, prepared[name]), number
     result = CrossValidation(aifs, pd.DataFrame(rows), fold_of)
-    _write(folder / "history.csv", result.history)
+    save_table(folder / "history.csv", result.history)
     save_aifs(folder / "aifs.csv", result.aifs)
     return result
 
 
-def save_aifs(path, aifs: dict) -> None:
-    """Write AIFs as a tidy table: case, frame, value."""
-    rows = [(case, frame, value) for case, curve in aifs.items() for frame, value in enumerate(curve)]
-    _write(Path(path), pd.DataFrame(rows, columns=["case", "frame", "value"]))
+def train_cohort(
+    cohort, folder, *, preset="quick", folds=5, epochs=0, matrix="circulant", seed=0, progress=True
+) -> CrossValidation:
+    """Open a cohort, prepare its scans and cross-validate, with a progress bar.
+
+    Parameters
+    ----------
+    cohort : folder of scans, or a Cohort
+    folder : of the run; an interrupted one goes on
+    preset, epochs, matrix, seed : see ``Settings.preset``
+    folds : parts of the cross-validation
+    progress : show the bar
+
+    Returns
+    -------
+    CrossValidation
+    """
+    opened = open_cohort(cohort) if isinstance(cohort, str | Path) else cohort
+    settings = Settings.preset(preset, epochs=epochs, matrix=matrix, seed=seed)
+    splits = opened.folds(folds, seed)
+    found = prepare_cohort(opened)
+    for case, reason in found.failures.items():
+        print(f"left out: {case}: {reason}")
+    with Progress(settings.epochs * len(splits), progress) as bar:
+        return cross_validate(found.scans, splits, folder, settings, bar.tell)
 
 
-def load_aifs(path) -> dict:
-    """Read what ``save_aifs`` wrote: dict from case id to (T,)."""
-    table = pd.read_csv(path, dtype={"case": str})
-    return {
-        case: rows.sort_values("frame")["value"].to_numpy()
-        for case, rows in table.groupby("case", sort=False)
-    }
+class Progress:
+    """A progress bar over the epochs of all folds, with the time left and the held-out numbers."""
 
+    def __init__(self, total: int, shown: bool = True):
+        from tqdm import tqdm
 
-def _write(path, table):
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, path)
+        self.bar = tqdm(total=total, unit="epoch", disable=not shown, mininterval=1.0)
+
+    def tell(self, row: dict) -> None:
+        """Move on by one epoch."""
+        self.bar.set_postfix(
+            fold=row["fold"], loss=f"{row['loss']:.3f}", held_out_dice=f"{row['val_dice']:.3f}"
+        )
+        self.bar.update()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()

@@ -120,6 +120,25 @@ def test_blocks_and_masks_change_nothing(matrix, regularization, monkeypatch):
         assert not b[~mask].any()
 
 
+def test_the_order_in_memory_changes_nothing():
+    curves, aif = series(**TRUE)
+    volume = np.repeat(curves[:, None], 4, 1).reshape(3, 2, 2, 60)
+    mask = np.arange(12).reshape(3, 2, 2) % 3 > 0
+    expected = perfusion_maps(volume, aif, mask=mask)
+    found = perfusion_maps(np.asfortranarray(volume), aif, mask=mask)
+    for (_, a), (_, b) in zip(found.items(), expected.items(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_only_what_is_asked_for_is_made():
+    curves, aif = series(**TRUE)
+    maps = perfusion_maps(curves, aif, only=("tmax", "mtt"))
+    whole = perfusion_maps(curves, aif)
+    assert maps.cbf is None and maps.cbv is None and maps.ttp is None
+    np.testing.assert_array_equal(maps.tmax, whole.tmax)
+    np.testing.assert_array_equal(maps.mtt, whole.mtt)
+
+
 def test_an_aif_without_area_gives_no_volume():
     curves, aif = series(**TRUE)
     maps = perfusion_maps(curves, aif - 1.5 * aif.mean())
@@ -175,6 +194,7 @@ def test_saved_maps_read_back_with_affine_and_sidecar(tmp_path):
         ({"aif": np.zeros(60)}, "zero everywhere"),
         ({"aif": np.ones(59)}, "59"),
         ({"concentration": 3.0}, "time axis"),
+        ({"only": ("cbf", "flow")}, "flow"),
     ],
 )
 def test_bad_arguments_are_refused_in_words(change, words):

@@ -1,0 +1,173 @@
+"""Speed, as ratios within one run: against the bare matrix product, or against the paper's seconds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from perfkit import paper
+
+SHAPE = (256, 256, 8, 60)  # the size the paper's figures are compared at
+PARTS = ("all", "maps", "pipeline", "training", "start")
+
+
+def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
+    """Measure and print; the median of the repetitions counts.
+
+    Parameters
+    ----------
+    what : one of PARTS
+    repeats : repetitions of each measurement
+    say : called with each line
+
+    Returns
+    -------
+    dict from measurement to seconds, ratio or megabytes
+    """
+    if what not in PARTS:
+        raise ValueError(f"bench knows {', '.join(PARTS)}: {what!r} came.")
+    say(f"Series of {'×'.join(map(str, SHAPE))}, float32; median of {repeats}")
+    found: dict = {}
+    for name, part in (("maps", _maps), ("pipeline", _pipeline), ("training", _training), ("start", _start)):
+        if what in ("all", name):
+            found |= part(repeats, say)
+    return found
+
+
+def _maps(repeats, say):
+    """All voxels to CBF and Tmax, interleaved with the product (V×T)·(T×L) it is measured against."""
+    from perfkit.maps import perfusion_maps
+
+    series, aif = _series(), _bolus()
+    n = SHAPE[-1]
+    voxels = series.reshape(-1, n)
+    product = np.random.default_rng(1).standard_normal((n, 2 * n)).astype(np.float32)
+    times = _interleaved(
+        repeats,
+        product=lambda: voxels @ product,
+        both=lambda: perfusion_maps(series, aif, only=("cbf", "tmax")),
+        five=lambda: perfusion_maps(series, aif),
+    )
+    tracemalloc.start()
+    perfusion_maps(series, aif)
+    peak = tracemalloc.get_traced_memory()[1] + series.nbytes
+    tracemalloc.stop()
+    say(f"bare product {voxels.shape} @ {product.shape}: {times['product']:.3f} s")
+    say(f"CBF and Tmax: {times['both']:.3f} s, {times['both'] / times['product']:.2f}× the product")
+    say(f"all five maps: {times['five']:.3f} s, {times['five'] / times['product']:.2f}× the product")
+    say(f"peak memory with the series: {peak / series.nbytes:.2f}× the series")
+    return {
+        "maps_ratio": times["both"] / times["product"],
+        "all_maps_ratio": times["five"] / times["product"],
+        "memory_ratio": peak / series.nbytes,
+    }
+
+
+def _pipeline(repeats, say):
+    """From a file to a core mask, step by step."""
+    from perfkit.arms import rcbf_map
+    from perfkit.datasets import open_cohort
+    from perfkit.maps import core_mask
+    from perfkit.network import deconvolution_model
+    from perfkit.phantom import make_case, write_cohort
+    from perfkit.preprocessing import prepare
+    from perfkit.training import predict_aif
+
+    times = _interleaved(
+        repeats, phantom=lambda: make_case(0, size="full", n_slices=SHAPE[2], n_frames=SHAPE[3])
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_cohort(folder, 1, size="full", n_slices=SHAPE[2], n_frames=SHAPE[3], progress=False)
+        cohort = open_cohort(folder)
+        case = cohort[0]
+        prepared, model = prepare(case), deconvolution_model()
+        predict_aif(model, prepared)
+        times |= _interleaved(
+            repeats,
+            load=lambda: cohort[0],
+            prepare=lambda: prepare(case),
+            core=lambda: core_mask(rcbf_map(prepared, np.abs(predict_aif(model, prepared))), prepared.brain),
+        )
+    say(f"making the phantom case: {times['phantom']:.2f} s")
+    say(f"loading .nii.gz, brain mask included: {times['load']:.2f} s")
+    say(f"smoothing, masks and reference tissue: {times['prepare']:.2f} s")
+    say(
+        f"AIF (CNN) + maps + core: {times['core']:.2f} s; the paper needs {paper.SECONDS_PER_CASE} s on a K80"
+    )
+    return {f"{name}_s": seconds for name, seconds in times.items()}
+
+
+def _training(repeats, say):
+    import keras
+
+    from perfkit.augment import Augmentation
+    from perfkit.network import deconvolution_model, network_view, soft_dice_loss
+
+    series = _series()[None]
+    rng = np.random.default_rng(0)
+    core = (rng.random(series.shape[:-1]) < 0.05).astype(np.float32)
+    model = deconvolution_model()
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss=soft_dice_loss, jit_compile=False)
+    everywhere = np.ones(series.shape[:-1], np.float32)
+    inputs = {"series": series, "brain": everywhere, "reference_tissue": everywhere}
+    view = network_view(series)[0]
+    model.train_on_batch(inputs, core)
+    times = _interleaved(
+        repeats,
+        step=lambda: model.train_on_batch(inputs, core),
+        augment=lambda: Augmentation()(view, rng),
+    )
+    say(f"one training step, every voxel: {times['step']:.2f} s; augmentation {times['augment']:.2f} s")
+    return {"step_s": times["step"], "augment_s": times["augment"]}
+
+
+def _start(repeats, say):
+    """New processes: what a person waits for."""
+    from perfkit.phantom import write_cohort
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_cohort(folder, 94, size="tiny", progress=False)
+        opening = f"from perfkit.datasets import open_cohort; assert len(open_cohort({str(folder)!r})) == 94"
+        times = _interleaved(
+            repeats,
+            bare=lambda: _process("pass"),
+            importing=lambda: _process("import perfkit"),
+            opening=lambda: _process(opening),
+        )
+    say(f"import perfkit: {times['importing']:.2f} s (python alone {times['bare']:.2f} s)")
+    say(f"import and open a cohort of 94: {times['opening']:.2f} s")
+    return {"import_s": times["importing"], "open_s": times["opening"]}
+
+
+def _process(code):
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def _interleaved(repeats, **actions):
+    """Median seconds of each action, taken in turns, so that a busy machine slows them alike."""
+    times: dict = {name: [] for name in actions}
+    for action in actions.values():
+        action()
+    for _ in range(repeats):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def _series():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal(SHAPE, dtype=np.float32) + 8 * _bolus().astype(np.float32) / 200
+
+
+def _bolus():
+    s = np.clip(np.arange(SHAPE[-1]) - 10.0, 0, None) / 2.5
+    return 200 * (s / 3) ** 3 * np.exp(3 - s)

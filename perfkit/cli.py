@@ -1,0 +1,212 @@
+"""The command line: ``perfkit study`` and the steps it is made of."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perfkit import __version__
+
+app = typer.Typer(
+    name="perfkit",
+    help="Stroke CT perfusion: AIF, differentiable deconvolution, honest statistics. Not for clinical use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Cohort = Annotated[
+    str, typer.Option(help="Folder of scans: an ISLES 2018 tree or NIfTI series. Empty: the phantom.")
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", min=0)]
+Size = Annotated[
+    str,
+    typer.Option(help="tiny (48², for tests), small (128², the default study) or full (256², ISLES-like)."),
+]
+Preset = Annotated[
+    str, typer.Option(help="Length of the training: tiny, quick (minutes) or full (hours without a GPU).")
+]
+Folds = Annotated[
+    int, typer.Option(help="Parts of the cross-validation; scans of one patient stay together.", min=2)
+]
+Matrix = Annotated[str, typer.Option(help="circulant (blind to delay) or volterra (as the paper prints it).")]
+Lambda = Annotated[float, typer.Option(help="Tikhonov strength relative to the largest singular value.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False):
+    if version:
+        typer.echo(f"perfkit {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def study(
+    cohort: Cohort = "",
+    out: Annotated[str, typer.Option(help="Folder of the run. Empty: data/runs/study.")] = "",
+    n: Annotated[int, typer.Option(help="Scans of the phantom cohort.", min=2)] = 40,
+    size: Size = "small",
+    preset: Preset = "quick",
+    folds: Folds = 5,
+    seed: Seed = 0,
+):
+    """Run the paper end to end: cohort, notebooks, Table 1, figures, index.html.
+
+    Without --cohort it makes the embedded phantom cohort first. An interrupted study goes on where it
+    stopped: finished scans and training epochs are kept.
+    """
+    from perfkit.study import run_study
+
+    _known("preset", preset, ("tiny", "quick", "full"))
+    page = run_study(out, cohort, n=n, size=size, preset=preset, folds=folds, seed=seed, say=typer.echo)
+    typer.echo(f"file://{page}")
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Where the cohort goes.")],
+    n: Annotated[int, typer.Option(help="Scans.", min=1)] = 40,
+    size: Size = "small",
+    seed: Seed = 0,
+):
+    """Write a phantom cohort in the ISLES 2018 layout, with the truth beside it.
+
+    Finished scans are kept, so an interrupted call goes on. Try: perfkit phantom data/cohorts/mine --n 4
+    """
+    from perfkit.phantom import write_cohort
+
+    typer.echo(write_cohort(folder, n, seed, size=size))
+
+
+@app.command()
+def maps(
+    source: Annotated[Path, typer.Argument(help="Folder of scans, or one NIfTI series.")],
+    out: Annotated[Path, typer.Option(help="Where the maps go, a folder per scan.")] = Path("maps"),
+    case: Annotated[str, typer.Option(help="Only this scan of the folder.")] = "",
+    voxel: Annotated[
+        str, typer.Option(help="AIF voxels 'x y z; x y z', from 0. Empty: Straka's rule finds one.")
+    ] = "",
+    matrix: Matrix = "circulant",
+    lambda_rel: Lambda = 0.3,
+):
+    """Compute CBF, CBV, MTT, Tmax, TTP, rCBF and core as NIfTI with JSON sidecars.
+
+    A broken scan is reported and the others go on; the exit status is then 1.
+    """
+    from perfkit.single import map_scans
+
+    raise typer.Exit(
+        map_scans(source, out, case=case, voxel=voxel, matrix=matrix, lambda_rel=lambda_rel, say=typer.echo)
+    )
+
+
+@app.command()
+def train(
+    cohort: Cohort = "",
+    out: Annotated[str, typer.Option(help="Folder of the run. Empty: data/runs/training.")] = "",
+    preset: Preset = "quick",
+    folds: Folds = 5,
+    epochs: Annotated[int, typer.Option(help="Instead of the preset's; 0: the preset's.", min=0)] = 0,
+    matrix: Matrix = "circulant",
+    seed: Seed = 0,
+):
+    """Train the AIF network by cross-validation, from core masks alone.
+
+    Leaves aifs.csv (every scan's AIF by the fold that never saw its patient), history.csv and the state of
+    each fold, from which an interrupted training goes on.
+    """
+    from perfkit import paths
+    from perfkit.study import demo_cohort
+
+    _known("preset", preset, ("tiny", "quick", "full"))
+    _known("matrix", matrix, ("circulant", "volterra"))
+    folder = paths.resolve(cohort) if cohort else demo_cohort(say=typer.echo)
+    from perfkit.training import train_cohort
+
+    out = paths.resolve(out or "../data/runs/training")
+    result = train_cohort(folder, out, preset=preset, folds=folds, epochs=epochs, matrix=matrix, seed=seed)
+    last = result.history.groupby("fold").last()
+    typer.echo(f"{len(result.aifs)} AIFs in {out / 'aifs.csv'}; held-out Dice {last['val_dice'].mean():.3f}")
+
+
+@app.command()
+def paper():
+    """List every item of the paper with the function that realises it."""
+    from perfkit.paper import ITEMS, realisations
+
+    width = max(map(len, ITEMS))
+    root = Path(__file__).parent.parent
+    for claim in realisations():
+        where = f"{claim.path.relative_to(root)}:{claim.line}"
+        typer.echo(
+            f"{claim.item:{width}}  {where:34} {claim.function}\n"
+            f"{'':{width}}  {ITEMS.get(claim.item, 'unknown item')}"
+        )
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]):
+    """Write index.html anew from the scores and figures of a finished run."""
+    from perfkit.study import assemble_report
+
+    typer.echo(f"file://{assemble_report(folder).resolve()}")
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="all, maps, pipeline, training or start.")] = "all",
+    repeats: Annotated[int, typer.Option(help="Repetitions; the median counts.", min=1)] = 5,
+):
+    """Measure speed at 256×256×8×60, as ratios to the bare matrix product in the same run."""
+    from perfkit.bench import run
+
+    run(what, repeats, say=typer.echo)
+
+
+@app.command()
+def doctor():
+    """Say what is wrong with this environment, and what would help."""
+    from perfkit.doctor import main as diagnose
+
+    raise typer.Exit(diagnose())
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(context: typer.Context):
+    """Run the tests (without the slow ones); what follows goes to pytest."""
+    from perfkit.bootstrap import run_tests
+
+    raise typer.Exit(run_tests(context.args))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context):
+    """Open the notebooks in JupyterLab; what follows goes to jupyter lab."""
+    import subprocess
+
+    from perfkit.paths import repository
+
+    command = [sys.executable, "-m", "jupyter", "lab", str(repository() / "notebooks"), *context.args]
+    raise typer.Exit(subprocess.call(command))
+
+
+def _known(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"--{name} must be one of {', '.join(choices)}: {value!r} came.")
+
+
+def main():
+    """Run the command line; what a user can mend is one line on stderr and exit status 1."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        typer.echo(f"perfkit: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo(
+            "\nperfkit: stopped. What was finished is kept; the same command goes on from there.", err=True
+        )
+        sys.exit(130)

@@ -1,0 +1,118 @@
+"""From a folder or a file to maps on disk: what ``perfkit maps`` does."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from perfkit import paper
+from perfkit.aif import select_aif, voxel_aif
+from perfkit.datasets import Cohort, open_cohort
+from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf, save_maps
+from perfkit.metrics import volume_ml
+from perfkit.preprocessing import Prepared, prepare
+
+
+def map_scans(
+    source, out, *, case="", voxel="", matrix="circulant", lambda_rel=paper.LAMBDA_REL, say=print
+) -> int:
+    """Compute and save the maps of every scan of a folder, or of one.
+
+    Parameters
+    ----------
+    source : folder of scans, or one NIfTI series
+    out : folder; each scan gets one of its own
+    case : id of the only scan to do
+    voxel : "x y z; x y z", AIF voxels from 0; empty: Straka's rule
+    matrix, lambda_rel : of the deconvolution
+    say : called with a line per scan
+
+    Returns
+    -------
+    Exit status: 0, or 1 where a scan failed
+    """
+    voxels = parse_voxels(voxel) if voxel else None
+    cohort = _open(Path(source))
+    cohort = cohort.select([case]) if case else cohort
+    failed = 0
+    for scan in cohort.scans:
+        try:
+            say(map_scan(prepare(scan.load()), Path(out) / scan.id, voxels, matrix, lambda_rel))
+        except (OSError, ValueError) as error:
+            failed += 1
+            say(f"{scan.id}: failed: {error}")
+    if failed:
+        say(f"{failed} of {len(cohort)} scans failed.")
+    return int(failed > 0)
+
+
+def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda_rel=paper.LAMBDA_REL) -> str:
+    """Compute the maps of a prepared scan and save them with the AIF they rest on.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    folder : for the images, sidecars and ``<id>_aif.json``
+    voxels : (n, 3) int, AIF voxels; None: Straka's rule
+    matrix, lambda_rel : of the deconvolution
+
+    Returns
+    -------
+    A line that says what came out
+    """
+    picked = voxels is not None
+    aif = voxel_aif(prepared.concentration, voxels, prepared.dt) if picked else select_aif(prepared)
+    maps = perfusion_maps(
+        prepared.concentration,
+        aif.curve,
+        prepared.dt,
+        matrix=matrix,
+        lambda_rel=lambda_rel,
+        mask=prepared.brain,
+    )
+    rcbf = relative_cbf(maps.cbf, prepared.reference_tissue)
+    core = core_mask(rcbf, prepared.brain)
+    penumbra = penumbra_mask(maps.tmax, core, prepared.brain)
+    method = {**maps.method, "aif": aif.method, "aif_voxels": np.asarray(aif.voxels).tolist()}
+    images = {**dict(maps.items()), "rcbf": rcbf, "core": core, "penumbra": penumbra}
+    save_maps(folder, prepared.id, images, prepared.affine, method=method)
+    record = {
+        "method": aif.method,
+        "voxels": method["aif_voxels"],
+        "dt": prepared.dt,
+        "curve": aif.curve.tolist(),
+    }
+    path = Path(folder) / f"{prepared.id}_aif.json"
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    sizes = (volume_ml(mask, prepared.spacing) for mask in (core, penumbra))
+    return "{}: core {:.1f} ml, penumbra {:.1f} ml, AIF of {} voxel(s), maps in {}".format(
+        prepared.id, *sizes, len(aif.voxels), folder
+    )
+
+
+def parse_voxels(text: str) -> np.ndarray:
+    """Read "x y z; x y z" into (n, 3) int."""
+    try:
+        voxels = np.array([[int(number) for number in voxel.split()] for voxel in text.split(";")])
+        if voxels.ndim != 2 or voxels.shape[1] != 3:
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"AIF voxels are written 'x y z; x y z', whole numbers from 0: {text!r} came."
+        ) from None
+    return voxels
+
+
+def _open(source: Path) -> Cohort:
+    if not source.is_file():
+        return open_cohort(source)
+    cohort = open_cohort(source.parent)
+    own = [scan.id for scan in cohort.scans if Path(scan.path).resolve() == source.resolve()]
+    if not own:
+        raise ValueError(f"{source} is not a 4-D series that can be read: see what {source.parent} holds.")
+    return cohort.select(own)

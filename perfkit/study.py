@@ -1,0 +1,222 @@
+"""The whole study: the phantom cohort, the five notebooks by papermill, and the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from perfkit import paths
+
+NOTEBOOKS = (
+    "00_deconvolution_by_hand",
+    "01_explore_a_case",
+    "02_pick_an_aif",
+    "03_train_the_aif_network",
+    "04_compare_methods",
+)
+N_SCANS = 40  # our choice: scans of the default study; enough for five folds, done in minutes
+
+
+def run_study(
+    out="",
+    cohort="",
+    *,
+    n: int = N_SCANS,
+    size: str = "small",
+    preset: str = "quick",
+    folds: int = 5,
+    seed: int = 0,
+    say: Callable = print,
+) -> Path:
+    """Make the phantom cohort where none is given, run the notebooks over it, and write the report.
+
+    Parameters
+    ----------
+    out : folder of the run; default ``data/runs/study``
+    cohort : folder of scans with core masks; default: the embedded phantom cohort, made on disk
+    n, size : scans of the phantom cohort and their size
+    preset, folds, seed : of the training, see ``training.PRESETS``
+    say : called with a line of progress
+
+    Returns
+    -------
+    Path of ``index.html``
+
+    Raises
+    ------
+    ValueError, OSError : the cohort cannot be opened.
+    RuntimeError : a notebook failed; it is kept, with the traceback on top.
+    """
+    from perfkit.datasets import open_cohort
+
+    start = time.monotonic()
+    out = paths.resolve(out or "../data/runs/study")
+    folder = paths.resolve(cohort) if cohort else demo_cohort(n, size=size, seed=seed, say=say)
+    opened = open_cohort(folder)
+    say(f"Cohort: {len(opened)} scans in {folder}")
+    out.mkdir(parents=True, exist_ok=True)
+    common = {"cohort": str(folder), "seed": seed}
+    specific = {
+        NOTEBOOKS[0]: {"seed": seed, "out": str(out / "00")},
+        NOTEBOOKS[1]: {**common, "out": str(out / "01")},
+        NOTEBOOKS[2]: {**common, "out": str(out / "02")},
+        NOTEBOOKS[3]: {**common, "out": str(out / "training"), "preset": preset, "folds": folds},
+        NOTEBOOKS[4]: {**common, "out": str(out), "training": str(out / "training")},
+    }
+    for i, name in enumerate(NOTEBOOKS, start=1):
+        say(f"[{i}/{len(NOTEBOOKS)}] {name}  ({time.monotonic() - start:.0f} s so far)")
+        run_notebook(name, out / f"{name}.ipynb", specific[name], show_output=name == NOTEBOOKS[3])
+    page = assemble_report(out)
+    say(f"Done in {time.monotonic() - start:.0f} s. Open {page}")
+    return page
+
+
+def demo_cohort(n: int = N_SCANS, *, size: str = "small", seed: int = 0, say: Callable = print) -> Path:
+    """Write the embedded phantom cohort below the data folder, or find it there.
+
+    Parameters
+    ----------
+    n, size, seed : as for ``phantom.write_cohort``
+    say : called with a line of progress
+
+    Returns
+    -------
+    Path of the cohort
+    """
+    from perfkit.phantom import write_cohort
+
+    folder = paths.data_folder() / "cohorts" / f"{size}-{n}-seed{seed}"
+    say(f"Phantom cohort: {n} scans, size {size}, seed {seed}")
+    return write_cohort(folder, n, seed, size=size)
+
+
+def run_notebook(name: str, output, parameters: dict, *, show_output: bool = False) -> Path:
+    """Run a notebook of the kit by papermill.
+
+    Parameters
+    ----------
+    name : file name without suffix
+    output : where the executed notebook goes
+    parameters : for its ``parameters`` cell
+    show_output : pass on what the notebook prints, its progress bars for instance
+
+    Returns
+    -------
+    The path of the executed notebook
+
+    Raises
+    ------
+    RuntimeError : a cell failed; the executed notebook is kept with the traceback on top.
+    """
+    import papermill
+
+    source = paths.repository() / "notebooks" / f"{name}.ipynb"
+    if not source.exists():
+        raise FileNotFoundError(
+            f"The notebooks lie in the repository, and {source} is missing. Run perfkit from a clone."
+        )
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # one warning less in every kernel
+    live = (
+        {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "progress_bar": False} if show_output else {}
+    )
+    try:
+        papermill.execute_notebook(source, output, parameters, kernel_name="python3", **live)
+    except papermill.PapermillExecutionError as error:
+        raise RuntimeError(f"{name} failed: {error.ename}: {error.evalue}. See {output}") from None
+    return Path(output)
+
+
+def save_results(
+    folder, *, evaluation, tables: dict, figures: dict, cohort: str, parameters: dict, notes=(), failures=()
+) -> Path:
+    """Write what a comparison found, for spreadsheets and for ``assemble_report``.
+
+    Parameters
+    ----------
+    folder : of the run
+    evaluation : arms.Evaluation
+    tables : dict from file stem to DataFrame
+    figures : dict from name to plotly figure; written as pages and as JSON
+    cohort : a sentence on the data
+    parameters : of the run
+    notes, failures : lines the reader should know; (case, reason) of scans that are in no number
+
+    Returns
+    -------
+    Path of ``metrics.json``
+    """
+    from perfkit.figures import save_figure
+    from perfkit.tables import save_table
+
+    folder = Path(folder)
+    save_table(folder / "scores.csv", evaluation.scores)
+    for stem, table in tables.items():
+        save_table(folder / f"{stem}.csv", table)
+    for name, figure in figures.items():
+        save_figure(figure, folder / "figures" / name)
+        figure.write_json(folder / "figures" / f"{name}.json")
+    left_out = [*failures, *((f"{case}, {arm}", why) for (case, arm), why in evaluation.failures.items())]
+    metrics = {
+        "cohort": cohort,
+        "parameters": parameters,
+        "pooled_auc": evaluation.pooled_auc,
+        "notes": list(notes),
+        "failures": left_out,
+        "mean": _means(evaluation.scores),
+    }
+    path = folder / "metrics.json"
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.write_text(json.dumps(metrics, indent=2, default=float) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _means(scores):
+    columns = ["roc_auc", "dice", "jaccard", "hd95_mm", "volume_ml"]
+    means = scores.groupby(["matrix", "arm"])[columns].mean()
+    return {matrix: rows.droplevel(0).to_dict("index") for matrix, rows in means.groupby(level=0)}
+
+
+def assemble_report(folder) -> Path:
+    """Write ``index.html`` from what the notebooks left in the folder of a run.
+
+    Parameters
+    ----------
+    folder : with ``scores.csv``, ``metrics.json`` and ``figures/*.json``, as notebook 04 writes them
+
+    Returns
+    -------
+    Path of ``index.html``
+
+    Raises
+    ------
+    FileNotFoundError : notebook 04 has not run there.
+    """
+    import pandas as pd
+    import plotly.io
+
+    from perfkit.report import write_report
+
+    folder = Path(folder)
+    if not (folder / "scores.csv").exists():
+        raise FileNotFoundError(
+            f"A report needs scores.csv, and {folder} has none. Run notebook 04 with out={folder}."
+        )
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    figures = {p.stem: plotly.io.read_json(p) for p in sorted((folder / "figures").glob("*.json"))}
+    found = [(p, p.stem.replace("_", " ")) for name in NOTEBOOKS if (p := folder / f"{name}.ipynb").exists()]
+    return write_report(
+        folder,
+        scores=pd.read_csv(folder / "scores.csv", dtype={"case": str, "patient": str}),
+        pooled_auc=metrics["pooled_auc"],
+        figures=figures,
+        notebooks=found,
+        parameters=metrics["parameters"],
+        notes=metrics["notes"],
+        failures=[tuple(entry) for entry in metrics["failures"]],
+        cohort=metrics["cohort"],
+    )
