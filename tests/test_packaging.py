@@ -3,6 +3,8 @@
 import ast
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -176,3 +178,11 @@ def test_files_the_readme_names_exist():
 
 def test_readme_says_early_that_this_is_not_for_clinical_use():
     assert "not for clinical use" in (ROOT / "README.md").read_text(encoding="utf-8")[:1000].lower()
+
+
+@pytest.mark.parametrize("arguments", [("check",), ("format", "--check")], ids=" ".join)
+def test_code_and_notebooks_are_clean_for_ruff(arguments):
+    places = [str(ROOT / name) for name in ("perfkit", "tests", "notebooks")]
+    command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", *places]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
