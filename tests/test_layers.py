@@ -9,11 +9,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
-    "__init__ paper paths arrays checks nifti gamma brain midline drawing installer",
+    "__init__ paper paths arrays checks nifti gamma brain midline drawing tables installer",
     "case curves masks deconvolution metrics annotations bootstrap"
     " volumes patients discovery arteries anatomy recipe forward lesion scanner layout overlays",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
-    "arms training figures explorer pickerview wording",
+    "arms single training figures explorer pickerview wording",
     "picker batch report",
     "study bench doctor",
     "cli",
