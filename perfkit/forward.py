@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+from scipy import sparse, special
 from scipy.fft import irfft, next_fast_len, rfft
 
 STEP = 0.1  # s; SCIENCE.md §7.7: the fine grid
@@ -201,9 +201,15 @@ class CurveTable:
         self._blocks.append(block.reshape(-1, len(self.times)).astype(np.float32))
         return first
 
-    def rows(self):
-        """All rows (K, T), float32, HU (per ml/100 g/min for tissue)."""
-        return np.concatenate(self._blocks)
+    def mix(self, terms):
+        """Weighted sums of rows: terms are pairs from ``lookup``, the weights scaled; (V, T) float32."""
+        if len(self._blocks) > 1:
+            self._blocks = [np.concatenate(self._blocks)]
+        rows = self._blocks[0]
+        index = np.concatenate([i for i, _ in terms], axis=1).astype(np.int32)
+        weight = np.concatenate([w for _, w in terms], axis=1).astype(np.float32)
+        starts = np.arange(0, index.size + 1, index.shape[1], dtype=np.int32)
+        return sparse.csr_array((weight.ravel(), index.ravel(), starts), shape=(len(index), len(rows))) @ rows
 
     def lookup(self, first, delay, mtt=None):
         """Rows and weights of curves with given delay (V,) and transit time (V,): each (V, 2 or 4)."""

@@ -118,6 +118,23 @@ def slowed(mtt, s):
     return np.minimum(mtt * (1 + STRETCH * s), np.maximum(mtt, LONGEST_MTT))
 
 
+def core_and_penumbra(s, delay, tissue):
+    """Physiological core and penumbra, each (X, Y, Z) bool.
+
+    Core is tissue with less than .30 of its healthy flow and a delay beyond the penumbra's; penumbra is all
+    other tissue with such a delay.
+
+    Parameters
+    ----------
+    s : (X, Y, Z), severity.
+    delay : (X, Y, Z), s, the true one.
+    tissue : (X, Y, Z) bool.
+    """
+    late = tissue & (delay > PENUMBRA_DELAY)
+    core = late & (1 - LOSS * s < CORE_CBF)
+    return core, late & ~core
+
+
 def dwi_like(core, candidates, spacing, noise: float, boundary, fate, rng: np.random.Generator):
     """Draw the label that diffusion imaging would give: the core with an unsure boundary, moved.
 

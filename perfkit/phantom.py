@@ -15,15 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage, sparse
+from scipy import ndimage
 
 from perfkit import anatomy, forward, layout, lesion, scanner
 from perfkit.case import Case
 from perfkit.recipe import SIZES, Recipe, draw_recipe
 
 VERSION = 1  # of what a seed means; a change here makes other phantoms
-VESSEL_HU = 40.0  # SCIENCE.md §7.2
-SCALP_HU = 20.0  # our choice: skin, muscle and fat together
 FLOW_FIELD = (40.0, 0.10)  # SCIENCE.md §7.2: low-frequency field; length in mm: our choice
 ARTERIAL_DELAY = (0.0, 1.5)  # s; SCIENCE.md §7.3
 
@@ -121,9 +119,7 @@ def render(recipe: Recipe) -> Case:
     brain = tissue.envelope > 0.5
     blood, risk = _blood(recipe, head, tissue, brain, grid, fields)
     solid = brain & (tissue.gm + tissue.wm > 0.5)
-    lost = 1 - lesion.LOSS * blood.severity
-    core = solid & (lost < lesion.CORE_CBF) & (blood.delay > lesion.PENUMBRA_DELAY)
-    penumbra = solid & (blood.delay > lesion.PENUMBRA_DELAY) & ~core
+    core, penumbra = lesion.core_and_penumbra(blood.severity, blood.delay, solid)
     boundary, fate = (
         anatomy.SmoothField(fields, length).grid(*grid)
         for length in (lesion.BOUNDARY_LENGTH_MM, lesion.FATE_LENGTH_MM)
@@ -181,15 +177,10 @@ def _blood(recipe, head, tissue, brain, grid, fields):
         vessels += [amount, _blurred(fraction * delay, recipe) / np.maximum(amount, 1e-6)]
     artery, artery_delay, vein, vein_delay = vessels
     q = head.to_template(*grid)
-    lesion_rng = np.random.default_rng(recipe.scan_seed)
+    lesion_rng = np.random.default_rng((*recipe.head_seed, 2))
     textures = [anatomy.SmoothField(fields, length).grid(*grid) for length, _ in lesion.TEXTURE]
     level, risk = lesion.potential(
-        q,
-        recipe.side,
-        recipe.occlusion,
-        anatomy.territory(*q),
-        textures,
-        lesion_rng,
+        q, recipe.side, recipe.occlusion, anatomy.territory(*q), textures, lesion_rng
     )
     solid = brain & (tissue.gm + tissue.wm > 0.5)
     voxel_ml = np.prod(recipe.spacing) / 1000
@@ -250,25 +241,24 @@ def _series(recipe, tissue, blood, aif, vof, times, rng):
         "artery": table.add(aif[None]),
         "vein": table.add(vof[None]),
     }
-    rows = table.rows()
     x, y, z = recipe.shape
     out = np.empty((recipe.n_frames, z, y, x), np.int16)  # its transpose is what a NIfTI file holds
     drift = np.linspace(0, recipe.drift_hu, recipe.n_frames, dtype=np.float32)
     for k in range(z):
         noise = np.random.default_rng((*recipe.scan_seed, 100 + k))
-        frames = _contrast(k, table, first, rows, blood, recipe)
-        frames += _baseline(k, tissue, blood, recipe)
+        frames = _contrast(k, table, first, blood, recipe)
+        slice_ = {name: part[:, :, k].T for name, part in vars(tissue).items()}
+        blood_volume = np.minimum(blood.artery + blood.vein, 1)[:, :, k].T
+        frames += scanner.baseline(slice_, blood_volume, recipe.hu, recipe.skull_hu)
         frames += drift[:, None, None]
         for frame, *motion in recipe.moved:
             frames[frame] = scanner.moved(frames[frame], motion, recipe.spacing)
-        bone, soft, brain = (part[:, :, k].T for part in (tissue.bone, tissue.soft, tissue.envelope))
-        inside = bone + soft + brain > 0.5
-        scanner.add_noise(frames, bone, inside, brain, recipe.noise_hu, recipe.spacing[0], noise)
+        scanner.add_noise(frames, slice_, recipe.noise_hu, recipe.spacing[0], noise)
         out[:, k] = np.rint(frames, out=frames)
     return out.T
 
 
-def _contrast(k, table, first, rows, blood, recipe):
+def _contrast(k, table, first, blood, recipe):
     """Enhancement of slice k: (T, Y, X)."""
     part = {name: np.ascontiguousarray(volume[:, :, k].T).ravel() for name, volume in vars(blood).items()}
     frames = np.zeros((len(table.times), recipe.shape[1] * recipe.shape[0]), np.float32)
@@ -279,32 +269,12 @@ def _contrast(k, table, first, rows, blood, recipe):
     for kind in ("gm", "wm"):
         index, weight = table.lookup(block, p["delay"], p[f"{kind}_mtt"])
         terms.append((index, weight * p[f"{kind}_flow"][:, None]))
-    frames[:, wet] = _combine(terms, rows).T
+    frames[:, wet] = table.mix(terms).T
     for kind in ("artery", "vein"):
         wet = np.flatnonzero(part[kind] > 1e-3)
         index, weight = table.lookup(first[kind], part[f"{kind}_delay"][wet])
-        frames[:, wet] += _combine([(index, weight * part[kind][wet][:, None])], rows).T
+        frames[:, wet] += table.mix([(index, weight * part[kind][wet][:, None])]).T
     return frames.reshape(-1, recipe.shape[1], recipe.shape[0])
-
-
-def _combine(terms, rows):
-    index = np.concatenate([i for i, _ in terms], axis=1).astype(np.int32)
-    weight = np.concatenate([w for _, w in terms], axis=1).astype(np.float32)
-    starts = np.arange(0, index.size + 1, index.shape[1], dtype=np.int32)
-    return sparse.csr_array((weight.ravel(), index.ravel(), starts), shape=(len(index), len(rows))) @ rows
-
-
-def _baseline(k, tissue, blood, recipe):
-    """HU of slice k without contrast: (Y, X)."""
-    gm, wm, csf, bone, soft = (
-        part[:, :, k].T for part in (tissue.gm, tissue.wm, tissue.csf, tissue.bone, tissue.soft)
-    )
-    vessel = np.minimum(blood.artery + blood.vein, 1)[:, :, k].T
-    brain = gm + wm + csf
-    brain_hu = gm * recipe.hu[0] + wm * recipe.hu[1] + csf * recipe.hu[2]
-    brain_hu = brain_hu * (1 - vessel) + vessel * VESSEL_HU * brain
-    air = np.clip(1 - brain - bone - soft, 0, 1)
-    return (brain_hu + bone * recipe.skull_hu + soft * SCALP_HU + air * scanner.AIR_HU).astype(np.float32)
 
 
 def _picks(recipe, blood, brain, rng):
@@ -380,11 +350,13 @@ def _write_cases(folder, recipes, compress, five_d, workers, progress):
         return f"case_{recipe.case}", truth
 
     # Threads, not processes: the heavy steps release the interpreter and all share one template.
-    with ThreadPoolExecutor(workers) as pool:
-        bar = tqdm(
-            pool.map(work, recipes), total=len(recipes), desc="phantom", unit="scan", disable=not progress
-        )
+    pool = ThreadPoolExecutor(workers)
+    try:
+        done = pool.map(work, recipes)
+        bar = tqdm(done, total=len(recipes), desc="phantom", unit="scan", disable=not progress)
         return {case: (truth["rater_voxels"], truth["rater_vof_voxels"]) for case, truth in bar}
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the cases in hand, not for the whole cohort
 
 
 def _write_picks(path, picks):

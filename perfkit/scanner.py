@@ -6,6 +6,8 @@ import numpy as np
 from scipy import ndimage
 
 AIR_HU = -1000.0
+VESSEL_HU = 40.0  # SCIENCE.md §7.2
+SCALP_HU = 20.0  # our choice: skin, muscle and fat together
 NEIGHBOUR = (
     0.193  # weight of the next pixel in the noise: autocorrelation .36 there, as a Gaussian of σ .7 px
 )
@@ -15,6 +17,24 @@ STREAK_MM = (2.5, 50.0)  # our choice: half-width and reach
 STREAK_FLICKER = 0.25  # our choice: how much they change from frame to frame
 # Inter-rater facts of DATASETS.md: a third of the picks identical, median 1.4 px, mean 20 px.
 SAME_VOXEL, SAME_ARTERY = 0.32, 0.46
+
+
+def baseline(fractions, vessel, brain_hu, skull_hu: float):
+    """HU of one slice without contrast: (Y, X) float32.
+
+    Parameters
+    ----------
+    fractions : "gm", "wm", "csf", "bone" and "soft" (Y, X); the rest is air.
+    vessel : (Y, X), share of the brain that is blood in large vessels.
+    brain_hu : HU of GM, WM and CSF.
+    skull_hu : HU.
+    """
+    gm, wm, csf, bone, soft = (fractions[name] for name in ("gm", "wm", "csf", "bone", "soft"))
+    brain = gm + wm + csf
+    tissue = gm * brain_hu[0] + wm * brain_hu[1] + csf * brain_hu[2]
+    tissue = tissue * (1 - vessel) + vessel * VESSEL_HU * brain
+    air = np.clip(1 - brain - bone - soft, 0, 1)
+    return (tissue + bone * skull_hu + soft * SCALP_HU + air * AIR_HU).astype(np.float32)
 
 
 def moved(image, motion, spacing):
@@ -28,17 +48,19 @@ def moved(image, motion, spacing):
     return ndimage.affine_transform(image, matrix, offset, order=1, mode="constant", cval=AIR_HU)
 
 
-def add_noise(frames, bone, head, brain, noise_hu: float, pixel_mm: float, rng: np.random.Generator):
+def add_noise(frames, fractions, noise_hu: float, pixel_mm: float, rng: np.random.Generator):
     """Add correlated noise and streaks to one slice, in place; air stays at the scanner's floor.
 
     Parameters
     ----------
     frames : (T, Y, X), HU, float32.
-    bone, head, brain : (Y, X), fractions, the head's and the brain's outline.
+    fractions : "bone", "soft" and "envelope" (inside of the skull), (Y, X).
     noise_hu : HU, standard deviation; 0 leaves out the streaks as well.
     pixel_mm : mm.
     rng : of this slice.
     """
+    bone, brain = fractions["bone"], fractions["envelope"]
+    head = bone + fractions["soft"] + brain > 0.5
     if noise_hu and head.any():
         ys, xs = (np.flatnonzero(head.any(axis=axis)) for axis in (1, 0))
         box = (slice(None), slice(ys[0], ys[-1] + 1), slice(xs[0], xs[-1] + 1))
