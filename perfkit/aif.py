@@ -150,6 +150,38 @@ def partial_volume_factor(aif: AIF, vof: AIF) -> float:
     return float("nan") if tail > MAX_VOF_TAIL or aif.area <= 0 else vof.area / aif.area
 
 
+def compare(found: dict[str, AIF], reference=None):
+    """Put input functions side by side.
+
+    Parameters
+    ----------
+    found : name -> AIF, all of one scan.
+    reference : (T,), HU, optional: the true curve of a phantom.
+
+    Returns
+    -------
+    DataFrame, a row per name: voxels, peak (HU), time_to_peak, arrival, fwhm, first_moment (s) and, with a
+    reference, correlation and rmse of the curves scaled to peak 1.
+    """
+    import pandas as pd
+
+    rows = {}
+    for name, aif in found.items():
+        rows[name] = {
+            "voxels": len(aif.voxels),
+            "peak": aif.peak,
+            "time_to_peak": float(_curves.time_to_peak(aif.curve, aif.dt)),
+            "arrival": float(_curves.arrival_time(aif.curve, aif.dt)),
+            "fwhm": _curves.full_width_half_maximum(aif.curve, aif.dt),
+            "first_moment": float(_curves.first_moment(aif.curve, aif.dt)),
+        }
+        if reference is not None:
+            a, b = aif.curve / aif.peak, np.asarray(reference) / np.max(reference)
+            rows[name]["correlation"] = float(np.corrcoef(a, b)[0, 1])
+            rows[name]["rmse"] = float(np.sqrt(np.mean((a - b) ** 2)))
+    return pd.DataFrame(rows).T
+
+
 def voxel_aif(concentration, voxels, dt: float, method: str = "voxels") -> AIF:
     """Average the curves at picked voxels.
 

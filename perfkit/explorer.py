@@ -116,7 +116,8 @@ class DeconvolutionExplorer:
         import plotly.graph_objects as go
 
         shown = go.FigureWidget(_empty_figure(self.summary))
-        shown.layout.height = 620
+        shown.layout.autosize = True
+        shown._config = {"responsive": True, "displaylogo": False}
         self._figures.append(shown)
         self._redraw(shown)
         sliders = {name: _slider(name, self.settings[name]) for name in CONTROLS}
@@ -173,10 +174,11 @@ def _empty_figure(title: str):
         2,
         specs=[[{"secondary_y": True}, {}], [{}, {}]],
         subplot_titles=("Curves", "Impulse response k(t)", "Singular values", "CBF = (κ/ρ) max k"),
-        vertical_spacing=0.2,
+        vertical_spacing=0.22,
+        horizontal_spacing=0.16,
     )
     ink = lesson.TRUTH_COLOUR
-    figure.add_scatter(name="AIF", line_color="#D55E00", row=1, col=1)
+    figure.add_scatter(name="AIF", line_color="#E69F00", row=1, col=1)
     figure.add_scatter(name="tissue", line_color=ink, row=1, col=1, secondary_y=True)
     figure.add_scatter(name="true k", line={"color": ink, "dash": "dot"}, row=1, col=2)
     figure.add_scatter(name="λ_rel", mode="lines", line={"color": "#6B7280", "dash": "dot"}, row=2, col=1)
@@ -196,9 +198,10 @@ def _empty_figure(title: str):
     figure.update_yaxes(title="tissue (HU)", row=1, col=1, secondary_y=True, showgrid=False, tickmode="auto")
     figure.update_yaxes(title="k (1/s)", row=1, col=2)
     figure.update_yaxes(title="σ / σ_max", type="log", range=[-4, 0.1], row=2, col=1)
+    figure.update_xaxes(type="category", row=2, col=2)
     figure.update_yaxes(title="CBF (ml/100 g/min)", range=[0, 90], row=2, col=2)
     legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"}
-    return figure.update_layout(height=620, title_text=title, title_font_size=14, legend=legend)
+    return figure.update_layout(height=560, title_text=title, title_font_size=14, legend=legend)
 
 
 def _slider(name: str, value: float):
@@ -220,5 +223,5 @@ def _toggles(name: str, options: list[str], value: str):
     import ipywidgets as widgets
 
     return widgets.ToggleButtons(
-        options=options, value=value, description=name, style={"button_width": "90px"}
+        options=options, value=value, description=name, style={"button_width": "100px"}
     ).add_class(f"perfkit-{name}")

@@ -41,6 +41,7 @@ class PickerView(anywidget.AnyWidget):
             "sides_known": known,
             "steps_per_hu": STEPS_PER_HU,
             "start": int(picker.brain.sum(axis=(0, 1)).argmax()),
+            "peak_frame": int(picker.concentration[picker.brain].mean(axis=0).argmax()),
             "can_save": picker.path is not None,
         }
         super().__init__(scan=scan, state=_state(picker))

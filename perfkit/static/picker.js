@@ -1,9 +1,9 @@
 // The AIF picker: a slice beside the curves. Python owns the state; this file draws it and reports clicks.
 const COLOURS = { aif: "#D55E00", vof: "#0072B2", hover: "#888888" };
 const VIEWS = {
-  peak: { name: "peak enhancement", range: [0, 80] },
+  peak: { name: "peak enhancement", range: null }, // as high as the slice
   ct: { name: "CT over time", range: [0, 100] },
-  ttp: { name: "time to peak", range: [0, 40] },
+  ttp: { name: "time to peak", range: null },
 };
 
 function element(tag, attributes = {}, ...children) {
@@ -17,6 +17,10 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+function quantile(values, share) {
+  return Math.max(1, Float32Array.from(values).sort()[Math.floor(share * (values.length - 1))]);
+}
+
 function niceStep(span) {
   const power = 10 ** Math.floor(Math.log10(span / 5));
   return power * [1, 2, 5, 10].find((m) => span / (power * m) <= 5);
@@ -26,7 +30,7 @@ function render({ model, el }) {
   const scan = model.get("scan");
   const [nx, ny, nz, nt] = scan.shape;
   const slices = new Map(); // z -> { curves, baseline, peak, ttp }
-  const ui = { z: scan.start, t: Math.floor(nt / 2), view: "peak", kind: "aif", hover: null };
+  const ui = { z: scan.start, t: scan.peak_frame, view: "peak", kind: "aif", hover: null };
 
   // ---- layout
   const button = (text, name, action) =>
@@ -100,8 +104,9 @@ function render({ model, el }) {
       ttp[i] = peak[i] > 5 ? best * scan.dt : 0;
     }
     wanted.delete(message.slice);
-    slices.set(message.slice, { curves, baseline, peak, ttp });
-    if (message.slice === ui.z) { drawImage(); drawChart(); ask(ui.z + 1); ask(ui.z - 1); }
+    const most = { peak: quantile(peak, 0.998), ttp: quantile(ttp, 0.998) };
+    slices.set(message.slice, { curves, baseline, peak, ttp, most });
+    if (message.slice === ui.z) { drawImage(); drawChart(); }
   };
   const curveAt = ([x, y, z]) => {
     const held = slices.get(z);
@@ -117,7 +122,7 @@ function render({ model, el }) {
   };
   function drawImage() {
     const held = slices.get(ui.z);
-    const [low, high] = VIEWS[ui.view].range;
+    const [low, high] = VIEWS[ui.view].range ?? [0, held ? held.most[ui.view] : 1];
     const data = new ImageData(nx, ny);
     for (let y = 0; held && y < ny; y++) for (let x = 0; x < nx; x++) {
       const grey = (255 * (value(held, y * nx + x) - low)) / (high - low);
@@ -224,9 +229,11 @@ function render({ model, el }) {
 
   model.on("msg:custom", receive);
   model.on("change:state", drawState);
+  const theme = new MutationObserver(drawChart); // JupyterLab writes its theme into the body's attributes
+  theme.observe(document.body, { attributes: true });
   drawState();
   go(ui.z, ui.t);
-  return () => { model.off("msg:custom", receive); model.off("change:state", drawState); };
+  return () => { theme.disconnect(); model.off("msg:custom", receive); model.off("change:state", drawState); };
 }
 
 export default { render };

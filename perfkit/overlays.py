@@ -1,0 +1,70 @@
+"""What was found in a scan, drawn on its slices: masks, and voxels of arteries and veins."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perfkit import drawing
+
+BRAIN_WINDOW = (0, 80)  # HU; the usual brain window of CT
+VOXEL_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73")
+SIDE_COLOURS = ("#E69F00", "#56B4E9")
+
+
+def masks_figure(prepared, z: int):
+    """Show the brain, the hemispheres, the tissue and the reference tissue on one slice.
+
+    Parameters
+    ----------
+    prepared : prepared scan.
+    z : slice.
+    """
+    brain = prepared.brain[..., z]
+    named = {
+        "brain": {"brain": brain},
+        "hemispheres": {"one side": prepared.sides[..., z] < 0, "other side": prepared.sides[..., z] > 0},
+        "tissue": {"tissue": prepared.tissue[..., z]},
+        "reference tissue": {"reference tissue": prepared.reference_tissue[..., z]},
+    }
+    figure = _slices(list(named), [prepared.baseline[..., z]] * len(named), prepared.affine, brain)
+    for column, masks in enumerate(named.values(), start=1):
+        for colour, (name, mask) in zip(SIDE_COLOURS, masks.items(), strict=False):
+            drawing.add_contour(figure, mask, 1, column, colour=colour, name=name)
+    return figure
+
+
+def voxels_figure(background, groups, *, affine=None, brain=None, limits=BRAIN_WINDOW, unit="HU"):
+    """Outline groups of voxels, each on the slice that holds most of it.
+
+    Parameters
+    ----------
+    background : (X, Y, Z).
+    groups : {name: (n, 3)}, array indices; empty groups are left out.
+    affine : (4, 4) mm, optional; marks R and L.
+    brain : (X, Y, Z) bool, optional; what to zoom to.
+    limits : grey window in ``unit``.
+    """
+    groups = {name: np.asarray(voxels, int) for name, voxels in groups.items() if len(voxels)}
+    slices = {name: int(np.bincount(voxels[:, 2]).argmax()) for name, voxels in groups.items()}
+    titles = [f"{name}: {len(groups[name])} voxels, slice {z + 1}" for name, z in slices.items()]
+    shown = None if brain is None else brain.any(axis=2)
+    images = [background[..., z] for z in slices.values()]
+    figure = _slices(titles, images, affine, shown, limits, unit)
+    for column, (name, z) in enumerate(slices.items(), start=1):
+        mask = np.zeros(background.shape, bool)
+        mask[tuple(groups[name].T)] = True
+        colour = VOXEL_COLOURS[(column - 1) % len(VOXEL_COLOURS)]
+        drawing.add_contour(figure, mask[..., z], 1, column, colour=colour, name=name)
+    return figure
+
+
+def _slices(titles, images, affine, brain, limits=BRAIN_WINDOW, unit="HU"):
+    figure = drawing.panels(1, max(1, len(titles)), subplot_titles=titles, horizontal_spacing=0.02)
+    window = None if brain is None else drawing.window_of(brain)
+    for column, image in enumerate(images, start=1):
+        drawing.add_image(figure, image, 1, column, affine=affine, window=window, coloraxis="coloraxis")
+    bar = {"title": {"text": unit}, "thickness": 12, "outlinewidth": 0}
+    colours = {"colorscale": "gray", "cmin": limits[0], "cmax": limits[1], "colorbar": bar}
+    return figure.update_layout(
+        height=360, coloraxis=colours, showlegend=False, margin={"l": 8, "r": 8, "t": 40, "b": 8}
+    )
