@@ -189,7 +189,7 @@ def _empty_figure(title: str):
             name=f"σ {name}", row=2, col=1, mode="markers", showlegend=False, marker_size=4, **style
         )
     names = ["truth", *lesson.MATRIX_COLOURS]
-    bars = go.Bar(x=names, marker_color=[ink, *lesson.MATRIX_COLOURS.values()], showlegend=False)
+    bars = go.Bar(x=[0, 1, 2], marker_color=[ink, *lesson.MATRIX_COLOURS.values()], showlegend=False)
     figure.add_trace(bars.update(name="CBF", textposition="auto"), row=2, col=2)
     figure.update_xaxes(title="time (s)", row=1, col=1)
     figure.update_xaxes(title="lag (s)", range=[-10, 40], row=1, col=2)
@@ -198,7 +198,8 @@ def _empty_figure(title: str):
     figure.update_yaxes(title="tissue (HU)", row=1, col=1, secondary_y=True, showgrid=False, tickmode="auto")
     figure.update_yaxes(title="k (1/s)", row=1, col=2)
     figure.update_yaxes(title="σ / σ_max", type="log", range=[-4, 0.1], row=2, col=1)
-    figure.update_xaxes(type="category", row=2, col=2)
+    # Numbers with labels, not names as x: FigureWidget loses the names on the way to the browser.
+    figure.update_xaxes(tickvals=[0, 1, 2], ticktext=names, row=2, col=2)
     figure.update_yaxes(title="CBF (ml/100 g/min)", range=[0, 90], row=2, col=2)
     legend = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"}
     return figure.update_layout(height=560, title_text=title, title_font_size=14, legend=legend)

@@ -172,6 +172,16 @@ def test_the_brain_mean_is_the_mean_of_the_brain(scan):
     )
 
 
+def test_a_comparison_sees_shape_not_height(scan):
+    found = {"automatic": select_aif(scan), "control": brain_mean_aif(scan)}
+    table = aif_module.compare(found, bolus(np.arange(50.0), 7, 2.2, 500))
+    assert table.loc["automatic", "correlation"] > 0.999 and table.loc["automatic", "rmse"] < 0.02
+    assert table.loc["control", "correlation"] < 0.95
+    assert table.loc["automatic", "time_to_peak"] == pytest.approx(7 + 3 * 2.2, abs=0.2)
+    assert list(table["voxels"]) == [8, 0]
+    assert "rmse" not in aif_module.compare(found)
+
+
 def test_median_and_arrival_by_hand():
     curve = np.array([[0, 0, 9, 0, 1, 3, 5, 4, 2.0]])
     smooth = arteries.filtered(curve, 1.0)
