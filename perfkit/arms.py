@@ -183,3 +183,37 @@ def example_cases(scores, n: int = 3, arm: str = "expert", matrix: str = "circul
     rows = scores[(scores["arm"] == arm) & (scores["matrix"] == matrix)].sort_values("dice", ascending=False)
     ranks = (np.arange(n) + 0.5) / n * len(rows)
     return [rows["case"].iloc[i] for i in dict.fromkeys(ranks.astype(int))] if len(rows) else []
+
+
+def example_slice(
+    prepared: Prepared,
+    curves: dict,
+    lambda_rel: float = paper.LAMBDA_REL,
+    threshold: float = paper.RCBF_THRESHOLD,
+) -> dict:
+    """Compute what one row of Fig. 2 shows, for every arm that has an AIF for the scan.
+
+    Parameters
+    ----------
+    prepared : with its core
+    curves : dict from arm to dict from case id to (T,)
+    lambda_rel, threshold : as for ``evaluate``; the matrix is circulant
+
+    Returns
+    -------
+    Arguments for ``figures.case_slice``
+    """
+    have = {arm: held[prepared.id] for arm, held in curves.items() if prepared.id in held}
+    rcbf = {arm: rcbf_map(prepared, aif, "circulant", lambda_rel) for arm, aif in have.items()}
+    return {
+        "case": prepared.id,
+        "background": prepared.baseline,
+        "core": prepared.core,
+        "rcbf": rcbf,
+        "predicted": {arm: core_mask(values, prepared.brain, threshold) for arm, values in rcbf.items()},
+        "brain": prepared.brain,
+        "affine": prepared.affine,
+        "captions": {
+            arm: f"Dice {score(prepared, values, threshold)['dice']:.2f}" for arm, values in rcbf.items()
+        },
+    }

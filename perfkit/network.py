@@ -20,6 +20,7 @@ VIEW_SIZE = 48  # voxels per side that the network looks at; our choice: 5 mm su
 SLOPE = 0.05  # rCBF; the paper does not state it (SCIENCE: 0.02-0.05 are sensible)
 FILTERS = (16, 32, 32, 64)  # our choice: two 3D and two 2D convolutions; the paper gives no numbers
 DROPOUT = 0.1  # our choice, likewise
+AIF_SIGMA = 1.5  # frames; our choice: the AIF of a smoothed series is itself no rougher than this
 
 
 def aif_network(n_frames: int = N_FRAMES, *, filters=FILTERS, dropout: float = DROPOUT, seed: int = 0):
@@ -145,6 +146,7 @@ class DeconvolutionModel(keras.Model):
     ):
         super().__init__(**kwargs)
         self.network = network
+        self.smoothing = _gaussian(network.output_shape[-1], AIF_SIGMA)
         self.deconvolution = Deconvolution(matrix, lambda_rel, name="deconvolution")
         self.relative_cbf = RelativeCBF(name="relative_cbf")
         self.core_probability = CoreProbability(threshold, slope, name="core_probability")
@@ -168,11 +170,15 @@ class DeconvolutionModel(keras.Model):
         inputs = inputs if isinstance(inputs, dict) else {"series": inputs}
         n_frames = inputs["series"].shape[-1]
         view = inputs["view"] if "view" in inputs else network_view(inputs["series"], self.n_frames)
-        aif = self.network(view, training=training)
+        aif = self.generate(view, training=training)
         if "undo" in inputs:
             aif = ops.matmul(inputs["undo"], aif[..., None])[..., 0]
         aif = _fit_time(ops, aif, n_frames)
         return aif * inputs["valid"] if "valid" in inputs else aif
+
+    def generate(self, view, training=False):
+        """Let the network look: (B, x, y, Z, n_frames) -> AIF on its clock, smoothed, (B, n_frames)."""
+        return ops.matmul(self.network(view, training=training), self.smoothing)
 
     def build(self, input_shape=None):
         self.built = True
@@ -296,6 +302,12 @@ def _fit_time(xp, x, n_frames):
     if missing <= 0:
         return x[..., :n_frames]
     return xp.concatenate([x, xp.repeat(x[..., -1:], missing, axis=-1)], axis=-1)
+
+
+def _gaussian(n, sigma):
+    """Columns average a curve's frames; at the ends they average what is there."""
+    weights = np.exp(-0.5 * (np.subtract.outer(np.arange(n), np.arange(n)) / sigma) ** 2)
+    return (weights / weights.sum(axis=0)).astype(np.float32)
 
 
 def _before_the_end(valid, n_negative):

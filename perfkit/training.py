@@ -36,7 +36,7 @@ class Settings:
     """
 
     epochs: int = 60
-    learning_rate: float = 0.02
+    learning_rate: float = 0.05
     momentum: float = 0.9
     clip: float = 1.0
     matrix: str = "circulant"
@@ -153,7 +153,7 @@ def predict_aif(model, prepared: Prepared):
     """
     series = _on_clock(prepared.concentration, prepared.dt)
     view = network_view(series[None], model.n_frames).astype(np.float32)
-    clock = keras.ops.convert_to_numpy(model.network(view, training=False))[0]
+    clock = keras.ops.convert_to_numpy(model.generate(view))[0]
     return np.interp(prepared.times, np.arange(len(clock)) * paper.FRAME_INTERVAL, clock)
 
 
@@ -336,7 +336,16 @@ def cross_validate(prepared: dict, folds, folder, settings: Settings, tell=None)
 
 
 def train_cohort(
-    cohort, folder, *, preset="quick", folds=5, epochs=0, matrix="circulant", seed=0, progress=True
+    cohort,
+    folder,
+    *,
+    preset="quick",
+    folds=5,
+    epochs=0,
+    matrix="circulant",
+    seed=0,
+    prepared=None,
+    progress=True,
 ) -> CrossValidation:
     """Open a cohort, prepare its scans and cross-validate, with a progress bar.
 
@@ -346,6 +355,7 @@ def train_cohort(
     folder : of the run; an interrupted one goes on
     preset, epochs, matrix, seed : see ``Settings.preset``
     folds : parts of the cross-validation
+    prepared : dict from case id to Prepared, where that is done already
     progress : show the bar
 
     Returns
@@ -355,11 +365,13 @@ def train_cohort(
     opened = open_cohort(cohort) if isinstance(cohort, str | Path) else cohort
     settings = Settings.preset(preset, epochs=epochs, matrix=matrix, seed=seed)
     splits = opened.folds(folds, seed)
-    found = prepare_cohort(opened)
-    for case, reason in found.failures.items():
-        print(f"left out: {case}: {reason}")
+    if prepared is None:
+        found = prepare_cohort(opened)
+        prepared = found.scans
+        for case, reason in found.failures.items():
+            print(f"left out: {case}: {reason}")
     with Progress(settings.epochs * len(splits), progress) as bar:
-        return cross_validate(found.scans, splits, folder, settings, bar.tell)
+        return cross_validate(prepared, splits, folder, settings, bar.tell)
 
 
 class Progress:
