@@ -185,9 +185,7 @@ def _empty_figure(title: str):
     for name, colour in lesson.MATRIX_COLOURS.items():
         style = {"line_color": colour, "meta": name}
         figure.add_scatter(name=f"k {name}", row=1, col=2, **style)
-        figure.add_scatter(
-            name=f"σ {name}", row=2, col=1, mode="markers", showlegend=False, marker_size=4, **style
-        )
+        figure.add_scatter(name=f"σ {name}", row=2, col=1, mode="lines", showlegend=False, **style)
     names = ["truth", *lesson.MATRIX_COLOURS]
     bars = go.Bar(x=[0, 1, 2], marker_color=[ink, *lesson.MATRIX_COLOURS.values()], showlegend=False)
     figure.add_trace(bars.update(name="CBF", textposition="auto"), row=2, col=2)
