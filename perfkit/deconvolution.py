@@ -86,8 +86,8 @@ def circulant_matrix(aif, dt=1.0):
 
     Returns
     -------
-    C : (L, L), HU s, L = 2T. ``(C @ k)[:T]`` is the tissue curve; the upper half of k holds the
-        negative lags (index i > L/2 means lag i − L).
+    C : (L, L), HU s, L the power of two from 2T on. ``(C @ k)[:T]`` is the tissue curve; the upper
+        half of k holds the negative lags (index i > L/2 means lag i − L).
 
     Raises
     ------
@@ -126,9 +126,14 @@ def _volterra(aif, dt):
 
 
 def _circulant_column(xp, aif, dt):
-    """First column v (..., 2T) of the circulant matrix; index L−1 is the lag −1."""
+    """First column v (..., L) of the circulant matrix; index L−1 is the lag −1.
+
+    With L a power of two, a scan padded with zeros to 64 frames has the operator of the scan itself.
+    """
+    length = 1 << (2 * aif.shape[-1] - 1).bit_length()
     zeros = xp.zeros_like(aif)
-    a = xp.concatenate([aif, zeros], axis=-1)
+    padding = -(-length // aif.shape[-1]) - 1
+    a = xp.concatenate([aif] + [zeros] * padding, axis=-1)[..., :length]
     before = xp.concatenate([zeros[..., :1], a[..., :-1]], axis=-1)
     after = xp.concatenate([a[..., 1:], a[..., :1]], axis=-1)  # wraps: lag −1 holds a_0
     return (before + 4 * a + after) * (dt / 6)
@@ -192,7 +197,8 @@ def impulse_response(
 
     Returns
     -------
-    k : (..., T) for "volterra", (..., 2T) for "circulant" in FFT order (second half: negative lags), 1/s
+    k : (..., T) for "volterra", (..., L) for "circulant", 1/s, in FFT order: the second half are
+        negative lags; L is the power of two from 2T on
 
     Raises
     ------
@@ -214,7 +220,14 @@ def impulse_response(
 
 
 def deconvolution_operator(
-    aif, dt=1.0, *, matrix="volterra", regularization="tikhonov", lambda_rel=paper.LAMBDA_REL, solver="auto"
+    aif,
+    dt=1.0,
+    *,
+    matrix="volterra",
+    regularization="tikhonov",
+    lambda_rel=paper.LAMBDA_REL,
+    solver="auto",
+    valid=None,
 ):
     """Build the operator M with k = M c; all methods but oSVD are linear in the tissue curve.
 
@@ -222,10 +235,12 @@ def deconvolution_operator(
     ----------
     aif : (..., T), HU above baseline; leading axes are a batch
     dt, matrix, regularization, lambda_rel, solver : as ``impulse_response``, without "osvd"
+    valid : (..., T), 0 at frames that are padding: with the Volterra matrix they then say nothing about k
+        (with the circulant one zeros after the scan's end are what it assumes in any case)
 
     Returns
     -------
-    M : (..., T, T) for "volterra", (..., 2T, T) for "circulant", 1/(HU s)
+    M : (..., T, T) for "volterra", (..., L, T) for "circulant", 1/(HU s)
     """
     _check_method(matrix, regularization, solver)
     if regularization == "osvd":
@@ -238,7 +253,7 @@ def deconvolution_operator(
     if solver == "fft":
         return _fft_operator(xp, aif, dt, regularization, lambda_rel)
     if matrix == "volterra":
-        a = _volterra(aif, dt)
+        a = _volterra(aif, dt) if valid is None else _volterra(aif, dt) * valid[..., None]
     else:
         v = _circulant_column(xp, aif, dt)
         a = gather(xp, v, _lag_index(v.shape[-1], v.shape[-1]))

@@ -90,7 +90,9 @@ class Deconvolution(layers.Layer):
 
     def call(self, series, aif, valid=None):
         n_frames = aif.shape[-1]
-        operator = deconvolution_operator(aif, self.dt, matrix=self.matrix, lambda_rel=self.lambda_rel)
+        operator = deconvolution_operator(
+            aif, self.dt, matrix=self.matrix, lambda_rel=self.lambda_rel, valid=valid
+        )
         lags = lag_window(n_frames, self.dt, self.matrix)
         readout = ops.transpose(ops.take(operator, lags % operator.shape[-2], axis=1), (0, 2, 1))  # (B, T, W)
         if valid is not None:  # lags beyond the end of the scan are padding, not to be searched

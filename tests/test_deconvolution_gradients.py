@@ -35,7 +35,7 @@ TISSUE = np.stack(
     [volterra_matrix(bolus(d)) @ np.exp(-TIMES / m) / 90 for d, m in ((9, 4), (11, 9), (13, 15))]
 )
 TISSUE += 0.02 * RNG.standard_normal(TISSUE.shape)
-WEIGHTS = RNG.standard_normal((3, 2 * N))
+WEIGHTS = RNG.standard_normal((3, 64))
 EXACT = [(m, s) for (m, r), names in SOLVERS.items() if r == "tikhonov" for s in names if s != "svd"]
 
 
@@ -81,7 +81,7 @@ def relative_error(found, expected):
 
 def linear_readout(matrix, solver):
     """Weigh every lag of every k: the plainest scalar that sees all of the operator."""
-    length = N if matrix == "volterra" else 2 * N
+    length = N if matrix == "volterra" else 64
 
     def function(curves, aif):
         k = impulse_response(curves, aif, 1.0, matrix=matrix, solver=solver)
