@@ -295,7 +295,7 @@ def soft_dice_loss(core, core_probability):
     axes = tuple(range(1, len(core.shape)))
     overlap = ops.sum(core * core_probability, axis=axes)
     total = ops.sum(core, axis=axes) + ops.sum(core_probability, axis=axes)
-    return ops.where(total > 0, 1 - 2 * overlap / nonzero(ops, total), ops.zeros_like(total))
+    return ops.where(total == 0, ops.zeros_like(total), 1 - 2 * overlap / nonzero(ops, total))
 
 
 def _fit_time(xp, x, n_frames):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -242,7 +243,7 @@ class FoldTraining:
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _save(self):
-        arrays = {f"v{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self._unique())}
+        arrays = {f"v{i}": np.asarray(v.numpy()) for i, v in enumerate(self._unique())}
         temporary = self.folder / f".{os.getpid()}.state.npz"
         with open(temporary, "wb") as file:
             np.savez(file, history=json.dumps(self.history), fingerprint=self.fingerprint, **arrays)
@@ -256,13 +257,19 @@ class FoldTraining:
         path = self.folder / "state.npz"
         if not path.exists():
             return
-        with np.load(path) as state:
-            variables = self._unique()
-            if str(state["fingerprint"]) != self.fingerprint or f"v{len(variables) - 1}" not in state:
-                return  # of another run: start anew
-            for i, variable in enumerate(variables):
-                variable.assign(state[f"v{i}"])
-            self.history = json.loads(str(state["history"]))
+        variables = self._unique()
+        try:
+            with open(path, "rb") as file, np.load(file) as state:
+                if str(state["fingerprint"]) != self.fingerprint:
+                    return  # of another run: start anew
+                values = [state[f"v{i}"] for i in range(len(variables))]
+                history = json.loads(str(state["history"]))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            print(f"{path} cannot be read ({error}): this fold starts anew.")
+            return
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        self.history = history
 
 
 def _inputs(sample, view=None, undo=None):

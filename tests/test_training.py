@@ -1,0 +1,217 @@
+"""Training on small synthetic scans: it learns, it is repeatable, and killed it goes on to the same end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perfkit import tables
+from perfkit.preprocessing import Prepared
+from perfkit.training import (
+    PRESETS,
+    FoldTraining,
+    Settings,
+    cross_validate,
+    make_sample,
+    predict_aif,
+    train_cohort,
+)
+
+
+def scan(seed, dt=1.0, n=40, core=True):
+    """A disc of brain with a low-flow patch: exponential tissue from a bolus, by the plain sum."""
+    rng = np.random.default_rng(seed)
+    fine = np.arange(0, n * dt, 0.1)
+    s = np.clip(fine - rng.uniform(5, 9), 0, None) / 2
+    aif = 150 * (s / 3) ** 3 * np.exp(3 - s)
+    x, y, _ = np.meshgrid(np.linspace(-1, 1, 20), np.linspace(-1, 1, 20), [0, 1], indexing="ij")
+    brain = x**2 + y**2 < 0.9
+    lesion = brain & ((x - 0.4) ** 2 + (y - rng.uniform(-0.3, 0.3)) ** 2 < 0.08)
+    curves = {}
+    for name, flow, mtt in (("healthy", 50, 4.0), ("sick", 8, 9.0)):
+        k = flow / 6000 / 0.705 * np.exp(-fine / mtt)
+        curves[name] = np.interp(np.arange(n) * dt, fine, np.convolve(aif, k)[: len(fine)] * 0.1)
+    concentration = np.where(lesion[..., None], curves["sick"], curves["healthy"])
+    concentration = (concentration + rng.normal(0, 0.4, concentration.shape)) * brain[..., None]
+    return Prepared(
+        id=f"scan_{seed}",
+        patient=f"patient_{seed}",
+        concentration=concentration.astype(np.float32),
+        baseline=np.where(brain, 35, 0).astype(np.float32),
+        brain=brain,
+        tissue=brain,
+        reference_tissue=brain & (x < 0),
+        sides=np.sign(x).astype(np.int8) * brain,
+        lesion_side=1,
+        dt=dt,
+        spacing=np.array([5.0, 5.0, 5.0]),
+        affine=np.diag([5, 5, 5, 1.0]),
+        core=lesion if core else None,
+        n_baseline=4,
+    )
+
+
+SCANS = {f"scan_{i}": scan(i) for i in range(4)}
+FOLDS = [(["scan_0", "scan_1", "scan_2"], ["scan_3"]), (["scan_1", "scan_2", "scan_3"], ["scan_0"])]
+
+
+def fold(folder, **changes):
+    samples = [make_sample(s) for s in SCANS.values()]
+    return FoldTraining(folder, Settings(**{"epochs": 2, **changes}), samples[:3]), samples[3:]
+
+
+def weights_of(training):
+    return [np.asarray(v.numpy()) for v in training.model.variables]
+
+
+def test_a_sample_gathers_the_brain_and_pads_with_zeros():
+    sample, whole = make_sample(SCANS["scan_0"]), SCANS["scan_0"]
+    assert sample.voxels.shape == (whole.brain.sum(), 64)
+    np.testing.assert_array_equal(sample.voxels[:, :40], whole.concentration[whole.brain])
+    assert not sample.voxels[:, 40:].any() and sample.valid.sum() == 40
+    assert sample.core.sum() == whole.core.sum()
+
+
+def test_a_sample_resamples_to_one_second():
+    slow, fast = make_sample(scan(1, dt=2.0, n=20)), make_sample(scan(1, dt=1.0, n=39))
+    assert slow.valid.sum() == fast.valid.sum() == 39
+    means = [s.voxels[s.core == 0].mean(axis=0) for s in (slow, fast)]
+    np.testing.assert_allclose(*means, atol=0.35)  # HU, of 7: linear interpolation cuts the peak
+
+
+def test_the_predicted_aif_stands_on_the_frames_of_the_scan():
+    training, _ = fold_in_memory()
+    assert predict_aif(training.model, scan(1, dt=2.0, n=20)).shape == (20,)
+    assert predict_aif(training.model, scan(1, n=75)).shape == (75,)
+
+
+def fold_in_memory():
+    import tempfile
+
+    return fold(tempfile.mkdtemp())
+
+
+def test_a_scan_without_core_cannot_train():
+    with pytest.raises(ValueError, match=r"scan_9.*core mask|core mask.*scan_9"):
+        make_sample(scan(9, core=False))
+
+
+def test_training_lowers_the_loss_from_random_weights(tmp_path):
+    training, held_out = fold(tmp_path, epochs=15)
+    before = training.watch(held_out)
+    history = training.run(held_out)
+    assert history[-1]["val_loss"] < before["val_loss"] - 0.1
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["val_dice"] > 0.6
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    runs = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        training, held_out = fold(tmp_path / name, seed=seed)
+        training.run(held_out)
+        runs.append(weights_of(training))
+    assert all(np.array_equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
+
+
+def test_stopped_after_an_epoch_it_goes_on_to_the_same_end(tmp_path):
+    whole, held_out = fold(tmp_path / "whole", epochs=4)
+    whole.run(held_out)
+    stopped, _ = fold(tmp_path / "parts", epochs=4)
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(held_out, stop)
+    resumed, _ = fold(tmp_path / "parts", epochs=4)
+    assert len(resumed.history) == 2
+    resumed.run(held_out)
+    assert resumed.history == whole.history
+    assert all(np.array_equal(a, b) for a, b in zip(weights_of(whole), weights_of(resumed), strict=True))
+
+
+def test_other_settings_or_other_data_start_anew(tmp_path):
+    training, held_out = fold(tmp_path)
+    training.run(held_out)
+    assert len(fold(tmp_path)[0].history) == 2
+    assert fold(tmp_path, learning_rate=0.01)[0].history == []
+    samples = [make_sample(scan(i)) for i in (5, 6, 7)]
+    assert FoldTraining(tmp_path, Settings(epochs=2), samples).history == []
+
+
+def test_a_damaged_state_is_not_fatal(tmp_path):
+    training, held_out = fold(tmp_path)
+    training.run(held_out)
+    state = tmp_path / "state.npz"
+    state.write_bytes(state.read_bytes()[:1000])
+    assert fold(tmp_path)[0].history == []
+
+
+def test_cross_validation_gives_each_scan_the_aif_of_its_fold(tmp_path):
+    told = []
+    result = cross_validate(SCANS, FOLDS, tmp_path, PRESETS["tiny"], told.append)
+    assert set(result.aifs) == {"scan_0", "scan_3"} and result.folds == {"scan_3": 0, "scan_0": 1}
+    assert len(told) == len(result.history) == 2 * PRESETS["tiny"].epochs
+    back = tables.load_aifs(tmp_path / "aifs.csv")
+    for name, curve in result.aifs.items():
+        np.testing.assert_allclose(back[name], curve)
+    assert set(pd.read_csv(tmp_path / "history.csv").columns) >= {
+        "fold",
+        "epoch",
+        "loss",
+        "val_dice",
+        "val_auc",
+    }
+
+
+def test_a_fold_without_masks_is_refused(tmp_path):
+    bare = {"scan_0": scan(0, core=False), "scan_1": scan(1)}
+    with pytest.raises(ValueError, match="no scan with a core mask"):
+        cross_validate(bare, [(["scan_0"], ["scan_1"])], tmp_path, PRESETS["tiny"])
+
+
+def test_a_loss_that_is_not_finite_stops_with_case_and_step(tmp_path):
+    bad = scan(2)
+    bad.concentration[bad.brain] = np.nan
+    training = FoldTraining(tmp_path, Settings(epochs=1), [make_sample(bad)])
+    with pytest.raises(RuntimeError, match=r"scan_2, step \d+ of fold 0"):
+        training.run([])
+
+
+def test_unknown_presets_are_refused():
+    with pytest.raises(ValueError, match="tiny, quick, full"):
+        Settings.preset("slow")
+    assert Settings.preset("quick", epochs=3).epochs == 3
+
+
+KILLED = """
+import sys
+from perfkit.training import train_cohort
+train_cohort(sys.argv[1], sys.argv[2], preset="tiny", folds=2, epochs=4, progress=False)
+"""
+
+
+def test_killed_half_way_it_goes_on_and_ends_the_same(tmp_path, tiny_cohort):
+    """A real process, a real kill: the AIFs equal those of a run that nobody disturbed."""
+    states = tmp_path / "killed" / "fold-1" / "state.npz"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tiny_cohort), str(tmp_path / "killed")])
+    deadline = time.monotonic() + 120
+    while not states.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert states.exists() and not (tmp_path / "killed" / "aifs.csv").exists()
+    options = {"preset": "tiny", "folds": 2, "epochs": 4, "progress": False}
+    resumed = train_cohort(str(tiny_cohort), tmp_path / "killed", **options)
+    whole = train_cohort(str(tiny_cohort), tmp_path / "whole", **options)
+    assert set(resumed.aifs) == set(whole.aifs)
+    for name, curve in whole.aifs.items():
+        np.testing.assert_allclose(resumed.aifs[name], curve, rtol=1e-5, atol=1e-6)
