@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +18,16 @@ from perfkit.preprocessing import Prepared
 ARMS = ("expert", "automatic", "cnn", "brain_mean")
 
 
-def arm_aifs(prepared: dict[str, Prepared], picks: dict[str, annotations.Pick]) -> tuple[dict, dict]:
+def arm_aifs(
+    prepared: dict[str, Prepared], picks: dict[str, annotations.Pick], cohort=None
+) -> tuple[dict, dict]:
     """Find the AIFs of the arms that need no training.
 
     Parameters
     ----------
     prepared : dict from case id to Prepared
     picks : recorded voxels of one rater, by case id; scans without a pick have no expert AIF
+    cohort : datasets.Cohort, to read voxels that were picked outside the brain mask
 
     Returns
     -------
@@ -31,7 +35,7 @@ def arm_aifs(prepared: dict[str, Prepared], picks: dict[str, annotations.Pick]) 
     failures : dict from (case id, arm) to the reason
     """
     methods = {
-        "expert": lambda p: expert_aif(p, picks),
+        "expert": lambda p: _expert(p, picks, cohort),
         "automatic": select_aif,
         "brain_mean": brain_mean_aif,
     }
@@ -44,6 +48,15 @@ def arm_aifs(prepared: dict[str, Prepared], picks: dict[str, annotations.Pick]) 
             except (ValueError, KeyError) as error:
                 failures[case, arm] = str(error)
     return aifs, failures
+
+
+def _expert(prepared, picks, cohort):
+    try:
+        return expert_aif(prepared, picks)
+    except ValueError:
+        if cohort is None or prepared.id not in picks:
+            raise
+        return expert_aif(prepared, picks, cohort[prepared.id])  # outside the brain only the scan has curves
 
 
 def rcbf_map(prepared: Prepared, aif, matrix: str = "circulant", lambda_rel: float = paper.LAMBDA_REL):
@@ -201,10 +214,13 @@ def example_slice(
 
     Returns
     -------
-    Arguments for ``figures.case_slice``
+    Arguments for ``figures.case_slice``; arms whose AIF cannot be used are left out
     """
-    have = {arm: held[prepared.id] for arm, held in curves.items() if prepared.id in held}
-    rcbf = {arm: rcbf_map(prepared, aif, "circulant", lambda_rel) for arm, aif in have.items()}
+    rcbf = {}
+    for arm, held in curves.items():
+        if prepared.id in held:
+            with suppress(ValueError):  # ``evaluate`` has reported it
+                rcbf[arm] = rcbf_map(prepared, held[prepared.id], "circulant", lambda_rel)
     return {
         "case": prepared.id,
         "background": prepared.baseline,

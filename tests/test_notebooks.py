@@ -1,6 +1,7 @@
 """The notebooks keep the rules of the house (read from their JSON) and run with nobody clicking."""
 
 import ast
+import functools
 import io
 import json
 import math
@@ -259,8 +260,10 @@ def test_rules_catch_many_cells_outputs_and_kernels(good):
 # notebook -> its parameters beside `out`; {cohort} stands for the folder of the tiny cohort
 RUNS = {
     "00_deconvolution_by_hand": {},
-    "01_explore_a_case": {"cohort": "{cohort}"},
-    "02_pick_an_aif": {"cohort": "{cohort}"},
+    "01_explore_a_case": {"cohort": "tiny"},
+    "02_pick_an_aif": {"cohort": "tiny"},
+    "03_train_the_aif_network": {"cohort": "tiny", "preset": "tiny", "folds": 2, "epochs": 8},
+    "04_compare_methods": {"cohort": "tiny", "training": "of notebook 03"},
 }
 # CBF estimated / true for Tikhonov, exponential residue: (AIF FWHM s, λ_rel) -> at MTT 3.7, 6, 11, 24 s.
 # Worked out apart from the package, to two digits.
@@ -322,11 +325,30 @@ def facts_02(metrics, cohort):
     assert all(0.5 < row["roc_auc"] <= 1 and 0 < row["dice"] < 1 for row in results.values())
 
 
+def facts_03(metrics, cohort):
+    assert metrics["scans"] == 6 and metrics["folds"] == 2 and metrics["epochs"] == 8
+    assert metrics["loss_last"] < metrics["loss_first"] < 1
+    assert 0.5 < metrics["held_out"]["auc"] <= 1 and 0 <= metrics["held_out"]["dice"] < 1
+    assert metrics["failures"] == {}
+
+
+def facts_04(metrics, cohort):
+    assert set(metrics["mean"]) == set(metrics["pooled_auc"]) == {"circulant", "volterra"}
+    for arms in metrics["mean"].values():
+        assert set(arms) == {"expert", "automatic", "cnn", "brain_mean"}
+        for row in arms.values():
+            assert 0 < row["jaccard"] < row["dice"] < 1 and 0.5 < row["roc_auc"] < 1 and row["hd95_mm"] > 0
+    assert metrics["parameters"]["expert"] == "simulated-rater"
+    assert {arm for _, arm in (name.split(", ") for name, _ in metrics["failures"])} <= {"cnn"}
+
+
 # notebook -> what must hold of its metrics on the tiny cohort
 FACTS = {
     "00_deconvolution_by_hand": facts_00,
     "01_explore_a_case": facts_01,
     "02_pick_an_aif": facts_02,
+    "03_train_the_aif_network": facts_03,
+    "04_compare_methods": facts_04,
 }
 
 
@@ -334,12 +356,14 @@ FACTS = {
 def run_notebook(tmp_path_factory, tiny_cohort):
     """Run a notebook by papermill and return (metrics, executed notebook, out folder)."""
 
-    def run(name, **parameters):
+    @functools.cache
+    def run(name):
         folder = tmp_path_factory.mktemp(name)
-        values = {
-            key: value.format(cohort=tiny_cohort) if isinstance(value, str) else value
-            for key, value in parameters.items()
-        }
+        values = dict(RUNS[name])
+        if "cohort" in values:
+            values["cohort"] = str(tiny_cohort)
+        if "training" in values:  # the comparison reads what the training left
+            values["training"] = str(run("03_train_the_aif_network")[2])
         values["out"] = str(folder / "out")
         source = NOTEBOOKS / f"{name}.ipynb"
         unknown = set(values) - {line.target.id for line in parameter_lines(source)}
@@ -381,7 +405,7 @@ def numbers(value):
 
 @pytest.mark.parametrize("name", sorted(RUNS))
 def test_notebook_runs_and_its_numbers_hold(name, run_notebook, tiny_cohort):
-    metrics, notebook, _ = run_notebook(name, **RUNS[name])
+    metrics, notebook, _ = run_notebook(name)
     assert numbers(metrics) and all(map(math.isfinite, numbers(metrics)))
     errors = [o for cell in code_cells(notebook) for o in cell.outputs if o.output_type == "error"]
     assert not errors
