@@ -15,7 +15,7 @@ import numpy as np
 from perfkit import paper
 
 SHAPE = (256, 256, 8, 60)  # the size the paper's figures are compared at
-PARTS = ("all", "maps", "pipeline", "training", "start")
+PARTS = ("all", "maps", "pipeline", "training", "start", "departures")
 
 
 def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
@@ -33,6 +33,10 @@ def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
     """
     if what not in PARTS:
         raise ValueError(f"bench knows {', '.join(PARTS)}: {what!r} came.")
+    if what == "departures":
+        from perfkit.departures import measure
+
+        return measure(say)
     say(f"Series of {'×'.join(map(str, SHAPE))}, float32; median of {repeats}")
     found: dict = {}
     for name, part in (("maps", _maps), ("pipeline", _pipeline), ("training", _training), ("start", _start)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +13,24 @@ from perfkit import __version__
 
 app = typer.Typer(
     name="perfkit",
-    help="Stroke CT perfusion: AIF, differentiable deconvolution, honest statistics. Not for clinical use.",
+    help="Stroke CT perfusion: AIF, differentiable deconvolution, honest statistics. Not for clinical use."
+    "\n\nStart with `perfkit study`: it runs the whole paper on simulated scans and leaves a page to read. "
+    "For scans of your own, `perfkit maps FOLDER`; to work by hand, `perfkit lab`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+PRESETS = ("tiny", "quick", "full")
+MATRICES = ("circulant", "volterra")
+
 Cohort = Annotated[
-    str, typer.Option(help="Folder of scans: an ISLES 2018 tree or NIfTI series. Empty: the phantom.")
+    str,
+    typer.Option(
+        help="Folder of scans with core masks: an ISLES 2018 tree, or NIfTI series with <series>_core beside "
+        "each. Empty: the embedded phantom.",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", min=0)]
 Size = Annotated[
@@ -55,12 +66,17 @@ def study(
 ):
     """Run the paper end to end: cohort, notebooks, Table 1, figures, index.html.
 
-    Without --cohort it makes the embedded phantom cohort first. An interrupted study goes on where it
+    Without --cohort it makes the embedded phantom cohort first. What is in the
+    run's folder afterwards: index.html to read, the executed notebooks,
+    table1.csv, scores.csv and figures. An interrupted study goes on where it
     stopped: finished scans and training epochs are kept.
+
+    Try: perfkit study --n 6 --size tiny --preset tiny --folds 2 --out look
     """
     from perfkit.study import run_study
 
-    _known("preset", preset, ("tiny", "quick", "full"))
+    _known("preset", preset, PRESETS)
+    _folder("out", out)
     page = run_study(out, cohort, n=n, size=size, preset=preset, folds=folds, seed=seed, say=typer.echo)
     typer.echo(f"file://{page}")
 
@@ -74,7 +90,11 @@ def phantom(
 ):
     """Write a phantom cohort in the ISLES 2018 layout, with the truth beside it.
 
-    Finished scans are kept, so an interrupted call goes on. Try: perfkit phantom data/cohorts/mine --n 4
+    TRAINING/case_N holds what a scanner and a rater would give, truth/case_N
+    what only a simulation knows: AIF, CBF, CBV, MTT, delay and the true core.
+    Finished scans are kept, so an interrupted call goes on.
+
+    Try: perfkit phantom data/cohorts/mine --n 4
     """
     from perfkit.phantom import write_cohort
 
@@ -92,15 +112,20 @@ def maps(
     matrix: Matrix = "circulant",
     lambda_rel: Lambda = 0.3,
 ):
-    """Compute CBF, CBV, MTT, Tmax, TTP, rCBF and core as NIfTI with JSON sidecars.
+    """Compute CBF, CBV, MTT, Tmax, TTP, rCBF, core and penumbra as NIfTI images.
 
-    A broken scan is reported and the others go on; the exit status is then 1.
+    Each image has a JSON sidecar that says its unit and how it was made;
+    <scan>_aif.json holds the AIF it rests on. A broken scan is reported and the
+    others go on; the exit status is then 1. No training is needed.
+
+    Try: perfkit maps data/cohorts/mine --case case_1 --voxel "24 36 1; 24 37 1"
     """
     from perfkit.single import map_scans
 
-    raise typer.Exit(
-        map_scans(source, out, case=case, voxel=voxel, matrix=matrix, lambda_rel=lambda_rel, say=typer.echo)
-    )
+    _known("matrix", matrix, MATRICES)
+    _folder("out", out)
+    options = {"case": case, "voxel": voxel, "matrix": matrix, "lambda_rel": lambda_rel}
+    raise typer.Exit(map_scans(source, out, **options, say=typer.echo, warn=_complain))
 
 
 @app.command()
@@ -115,15 +140,21 @@ def train(
 ):
     """Train the AIF network by cross-validation, from core masks alone.
 
-    Leaves aifs.csv (every scan's AIF by the fold that never saw its patient), history.csv and the state of
-    each fold, from which an interrupted training goes on.
+    Leaves aifs.csv (every scan's AIF by the fold that never saw its patient),
+    history.csv and the state of each fold, from which an interrupted training
+    goes on. `perfkit study` does this and compares the result with the experts.
+
+    Try: perfkit train --cohort data/cohorts/mine --folds 2 --preset tiny
     """
     from perfkit import paths
+    from perfkit.datasets import open_cohort
     from perfkit.study import demo_cohort
 
-    _known("preset", preset, ("tiny", "quick", "full"))
-    _known("matrix", matrix, ("circulant", "volterra"))
+    _known("preset", preset, PRESETS)
+    _known("matrix", matrix, MATRICES)
+    _folder("out", out)
     folder = paths.resolve(cohort) if cohort else demo_cohort(say=typer.echo)
+    open_cohort(folder).folds(folds, seed)  # what is wrong with them is said before TensorFlow starts
     from perfkit.training import train_cohort
 
     out = paths.resolve(out or "../data/runs/training")
@@ -134,7 +165,10 @@ def train(
 
 @app.command()
 def paper():
-    """List every item of the paper with the function that realises it."""
+    """List every item of the paper with the function that realises it.
+
+    Read the equations beside the code: the place is file:line in the checkout.
+    """
     from perfkit.paper import ITEMS, realisations
 
     width = max(map(len, ITEMS))
@@ -148,7 +182,7 @@ def paper():
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]):
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a run, such as data/runs/study.")]):
     """Write index.html anew from the scores and figures of a finished run."""
     from perfkit.study import assemble_report
 
@@ -157,10 +191,16 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]):
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="all, maps, pipeline, training or start.")] = "all",
+    what: Annotated[str, typer.Argument(help="all, maps, pipeline, training, start; or departures.")] = "all",
     repeats: Annotated[int, typer.Option(help="Repetitions; the median counts.", min=1)] = 5,
 ):
-    """Measure speed at 256×256×8×60, as ratios to the bare matrix product in the same run."""
+    """Measure speed at 256×256×8×60, as ratios to the bare matrix product in the same run.
+
+    maps: all voxels to maps; pipeline: from a file to the core, step by step;
+    training: one step; start: import and opening 94 scans. Needs a quiet machine.
+
+    Try: perfkit bench maps --repeats 3
+    """
     from perfkit.bench import run
 
     run(what, repeats, say=typer.echo)
@@ -198,15 +238,23 @@ def _known(name, value, choices):
         raise ValueError(f"--{name} must be one of {', '.join(choices)}: {value!r} came.")
 
 
+def _folder(name, path):
+    if path and Path(path).exists() and not Path(path).is_dir():
+        raise NotADirectoryError(f"--{name} names a folder, and {path} is a file. Give another path.")
+
+
+def _complain(words):
+    typer.echo(words, err=True)
+
+
 def main():
     """Run the command line; what a user can mend is one line on stderr and exit status 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import of TensorFlow, kernels' included
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:
-        typer.echo(f"perfkit: {error}", err=True)
+        _complain(f"perfkit: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo(
-            "\nperfkit: stopped. What was finished is kept; the same command goes on from there.", err=True
-        )
+        _complain("\nperfkit: stopped. What was finished is kept; the same command goes on from there.")
         sys.exit(130)

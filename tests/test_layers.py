@@ -13,7 +13,7 @@ LAYERS = [
     "case curves masks deconvolution metrics annotations bootstrap"
     " volumes patients discovery arteries anatomy recipe forward lesion scanner layout overlays",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
-    "arms single training figures explorer pickerview wording",
+    "arms single departures training figures explorer pickerview wording",
     "picker batch report",
     "study bench doctor",
     "cli",
