@@ -11,13 +11,22 @@ import numpy as np
 from perfkit import paper
 from perfkit.aif import select_aif, voxel_aif
 from perfkit.datasets import Cohort, open_cohort
+from perfkit.deconvolution import impulse_response
 from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf, save_maps
 from perfkit.metrics import volume_ml
 from perfkit.preprocessing import Prepared, prepare
 
 
 def map_scans(
-    source, out, *, case="", voxel="", matrix="circulant", lambda_rel=paper.LAMBDA_REL, say=print
+    source,
+    out,
+    *,
+    case="",
+    voxel="",
+    matrix="circulant",
+    lambda_rel=paper.LAMBDA_REL,
+    say=print,
+    warn=None,
 ) -> int:
     """Compute and save the maps of every scan of a folder, or of one.
 
@@ -28,24 +37,36 @@ def map_scans(
     case : id of the only scan to do
     voxel : "x y z; x y z", AIF voxels from 0; empty: Straka's rule
     matrix, lambda_rel : of the deconvolution
-    say : called with a line per scan
+    say : called with what came out of each scan, and with what the reader should know about it
+    warn : called with the reason where a scan failed; default: ``say``
 
     Returns
     -------
     Exit status: 0, or 1 where a scan failed
+
+    Raises
+    ------
+    ValueError, OSError : nothing to map there, or an option that would fail for every scan.
     """
+    warn = warn or say
     voxels = parse_voxels(voxel) if voxel else None
+    bolus = np.array([0.0, 1.0])
+    impulse_response(bolus, bolus, matrix=matrix, lambda_rel=lambda_rel)  # its checks, once and not per scan
     cohort = _open(Path(source))
-    cohort = cohort.select([case]) if case else cohort
+    if case:
+        try:
+            cohort = cohort.select([case])
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
     failed = 0
     for scan in cohort.scans:
         try:
             say(map_scan(prepare(scan.load()), Path(out) / scan.id, voxels, matrix, lambda_rel))
         except (OSError, ValueError) as error:
             failed += 1
-            say(f"{scan.id}: failed: {error}")
-    if failed:
-        say(f"{failed} of {len(cohort)} scans failed.")
+            warn(f"{scan.id}: failed: {error}")
+    if failed and len(cohort) > 1:
+        warn(f"{failed} of {len(cohort)} scans failed.")
     return int(failed > 0)
 
 
@@ -61,7 +82,7 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
 
     Returns
     -------
-    A line that says what came out
+    A line that says what came out, then one for each note on the scan and its AIF
     """
     picked = voxels is not None
     aif = voxel_aif(prepared.concentration, voxels, prepared.dt) if picked else select_aif(prepared)
@@ -79,20 +100,23 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
     method = {**maps.method, "aif": aif.method, "aif_voxels": np.asarray(aif.voxels).tolist()}
     images = {**dict(maps.items()), "rcbf": rcbf, "core": core, "penumbra": penumbra}
     save_maps(folder, prepared.id, images, prepared.affine, method=method)
+    notes = [*prepared.notes, *aif.notes]
     record = {
         "method": aif.method,
         "voxels": method["aif_voxels"],
         "dt": prepared.dt,
         "curve": aif.curve.tolist(),
+        "notes": notes,
     }
     path = Path(folder) / f"{prepared.id}_aif.json"
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     sizes = (volume_ml(mask, prepared.spacing) for mask in (core, penumbra))
-    return "{}: core {:.1f} ml, penumbra {:.1f} ml, AIF of {} voxel(s), maps in {}".format(
+    line = "{}: core {:.1f} ml, penumbra {:.1f} ml, AIF of {} voxel(s), maps in {}".format(
         prepared.id, *sizes, len(aif.voxels), folder
     )
+    return "\n".join([line, *(f"  {note}" for note in notes)])
 
 
 def parse_voxels(text: str) -> np.ndarray:
@@ -111,8 +135,12 @@ def parse_voxels(text: str) -> np.ndarray:
 def _open(source: Path) -> Cohort:
     if not source.is_file():
         return open_cohort(source)
+    if not source.name.lower().endswith((".nii", ".nii.gz")):
+        raise ValueError(f"A series is a NIfTI file, .nii or .nii.gz, and {source} is not. Convert it first.")
     cohort = open_cohort(source.parent)
     own = [scan.id for scan in cohort.scans if Path(scan.path).resolve() == source.resolve()]
     if not own:
-        raise ValueError(f"{source} is not a 4-D series that can be read: see what {source.parent} holds.")
+        raise ValueError(
+            f"Maps need a 4-D series; {source} is a mask or a map. Try its folder, {source.parent}."
+        )
     return cohort.select(own)
