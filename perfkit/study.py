@@ -48,7 +48,7 @@ def run_study(
 
     Raises
     ------
-    ValueError, OSError : the cohort cannot be opened.
+    ValueError, OSError : the cohort cannot be opened, has no core mask or too few patients for the folds.
     RuntimeError : a notebook failed; it is kept, with the traceback on top.
     """
     from perfkit.datasets import open_cohort
@@ -57,6 +57,12 @@ def run_study(
     out = paths.resolve(out or "../data/runs/study")
     folder = paths.resolve(cohort) if cohort else demo_cohort(n, size=size, seed=seed, say=say)
     opened = open_cohort(folder)
+    if not any(scan.has_core for scan in opened.scans):
+        raise ValueError(
+            f"A study needs core masks; none of the {len(opened)} scans in {folder} has one. "
+            "For maps alone there is `perfkit maps`."
+        )
+    opened.folds(folds, seed)  # too few patients: say so now, not after three notebooks
     say(f"Cohort: {len(opened)} scans in {folder}")
     out.mkdir(parents=True, exist_ok=True)
     common = {"cohort": str(folder), "seed": seed}
@@ -120,11 +126,12 @@ def run_notebook(name: str, output, parameters: dict, *, show_output: bool = Fal
             f"The notebooks lie in the repository, and {source} is missing. Run perfkit from a clone."
         )
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # one warning less in every kernel
-    live = (
-        {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "progress_bar": False} if show_output else {}
-    )
+    quiet = ["--log-level=ERROR"]  # the kernel greets with a warning about its transport otherwise
+    options: dict = {"kernel_name": "python3", "extra_arguments": quiet}
+    if show_output:
+        options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr, "progress_bar": False}
     try:
-        papermill.execute_notebook(source, output, parameters, kernel_name="python3", **live)
+        papermill.execute_notebook(source, output, parameters, **options)
     except papermill.PapermillExecutionError as error:
         raise RuntimeError(f"{name} failed: {error.ename}: {error.evalue}. See {output}") from None
     return Path(output)
@@ -148,11 +155,21 @@ def save_results(
     Returns
     -------
     Path of ``metrics.json``
+
+    Raises
+    ------
+    ValueError : no scan has a score.
     """
     from perfkit.figures import save_figure
     from perfkit.tables import save_table
 
     folder = Path(folder)
+    if not len(evaluation.scores):
+        reasons = [why for _, why in failures] + list(evaluation.failures.values())
+        raise ValueError(
+            "A comparison needs scores, and no scan has any: "
+            + (f"{len(reasons)} failed, the first with: {reasons[0]}" if reasons else "none has a core mask.")
+        )
     save_table(folder / "scores.csv", evaluation.scores)
     for stem, table in tables.items():
         save_table(folder / f"{stem}.csv", table)
@@ -175,6 +192,13 @@ def save_results(
     return path
 
 
+def _read(path, reader):
+    try:
+        return reader(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Run notebook 04 again; it writes it anew.") from None
+
+
 def _means(scores):
     columns = ["roc_auc", "dice", "jaccard", "hd95_mm", "volume_ml"]
     means = scores.groupby(["matrix", "arm"])[columns].mean()
@@ -195,6 +219,7 @@ def assemble_report(folder) -> Path:
     Raises
     ------
     FileNotFoundError : notebook 04 has not run there.
+    ValueError : what it left is damaged.
     """
     import pandas as pd
     import plotly.io
@@ -202,12 +227,14 @@ def assemble_report(folder) -> Path:
     from perfkit.report import write_report
 
     folder = Path(folder)
-    if not (folder / "scores.csv").exists():
-        raise FileNotFoundError(
-            f"A report needs scores.csv, and {folder} has none. Run notebook 04 with out={folder}."
-        )
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    figures = {p.stem: plotly.io.read_json(p) for p in sorted((folder / "figures").glob("*.json"))}
+    for name in ("scores.csv", "metrics.json"):
+        if not (folder / name).exists():
+            raise FileNotFoundError(
+                f"A report needs {name}, and {folder} has none. "
+                f"Run `perfkit study --out {folder}`, or notebook 04 with out={folder}."
+            )
+    metrics = _read(folder / "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
+    figures = {p.stem: _read(p, plotly.io.read_json) for p in sorted((folder / "figures").glob("*.json"))}
     found = [(p, p.stem.replace("_", " ")) for name in NOTEBOOKS if (p := folder / f"{name}.ipynb").exists()]
     return write_report(
         folder,
