@@ -23,6 +23,7 @@ app = typer.Typer(
 
 PRESETS = ("tiny", "quick", "full")
 MATRICES = ("circulant", "volterra")
+INTERRUPTED = 130  # what typer makes of Ctrl-C, before we could see it
 
 Cohort = Annotated[
     str,
@@ -255,6 +256,7 @@ def main():
     except (ValueError, OSError, RuntimeError) as error:
         _complain(f"perfkit: {error}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        _complain("\nperfkit: stopped. What was finished is kept; the same command goes on from there.")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            _complain("\nperfkit: stopped. What was finished is kept; the same command goes on from there.")
+        raise
