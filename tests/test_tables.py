@@ -11,12 +11,17 @@ from perfkit import tables
 
 def test_aifs_come_back_to_the_last_bit(tmp_path):
     rng = np.random.default_rng(0)
-    aifs = {"case_10": rng.normal(size=12), "case_2": 1e5 * rng.normal(size=7), "007": np.zeros(10)}
+    aifs = {"case_10": rng.normal(size=12), "case_2": 1e5 * rng.normal(size=7), "b": np.zeros(10)}
     path = tables.save_aifs(tmp_path / "new" / "aifs.csv", aifs)
     found = tables.load_aifs(path)
-    assert list(found) == list(aifs)  # order kept, and "007" stays a name
+    assert list(found) == list(aifs)
     for case, curve in aifs.items():
         np.testing.assert_array_equal(found[case], curve)
+
+
+def test_a_name_of_digits_stays_a_name(tmp_path):
+    path = tables.save_aifs(tmp_path / "aifs.csv", {"007": [1.0, 2.0], "010": [3.0]})
+    assert list(tables.load_aifs(path)) == ["007", "010"]
 
 
 def test_single_precision_survives(tmp_path):
