@@ -161,6 +161,7 @@ def evaluate(
         truth = scan.core[scan.brain]
         for arm, curves in aifs.items():
             if case not in curves:
+                failures[case, arm] = f"{case} has no AIF of this arm."
                 continue
             for matrix in matrices:
                 try:
@@ -193,7 +194,9 @@ def example_cases(scores, n: int = 3, arm: str = "expert", matrix: str = "circul
     -------
     Case ids, best first
     """
-    rows = scores[(scores["arm"] == arm) & (scores["matrix"] == matrix)].sort_values("dice", ascending=False)
+    rows = scores[(scores["arm"] == arm) & (scores["matrix"] == matrix)].sort_values(
+        "dice", ascending=False, kind="stable"
+    )
     ranks = (np.arange(n) + 0.5) / n * len(rows)
     return [rows["case"].iloc[i] for i in dict.fromkeys(ranks.astype(int))] if len(rows) else []
 

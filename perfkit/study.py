@@ -180,10 +180,10 @@ def save_results(
     metrics = {
         "cohort": cohort,
         "parameters": parameters,
-        "pooled_auc": evaluation.pooled_auc,
+        "pooled_auc": _without_nan(evaluation.pooled_auc),
         "notes": list(notes),
         "failures": left_out,
-        "mean": _means(evaluation.scores),
+        "mean": _without_nan(_means(evaluation.scores)),
     }
     path = folder / "metrics.json"
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -197,6 +197,13 @@ def _read(path, reader):
         return reader(path)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Run notebook 04 again; it writes it anew.") from None
+
+
+def _without_nan(value):
+    """NaN as null: strict readers of JSON know no NaN."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return None if value != value else value
 
 
 def _means(scores):

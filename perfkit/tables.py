@@ -41,7 +41,7 @@ def load_aifs(path) -> dict:
     """
     import pandas as pd
 
-    table = pd.read_csv(path, dtype={"case": str})
+    table = pd.read_csv(path, converters={"case": str})  # a case may be called NA
     missing = {"case", "frame", "value"} - set(table.columns)
     if missing:
         raise ValueError(
@@ -56,6 +56,9 @@ def save_table(path, table) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, path)
+    try:
+        table.to_csv(temporary, index=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path

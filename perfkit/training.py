@@ -9,7 +9,6 @@ import zipfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 
@@ -17,7 +16,15 @@ from perfkit import paper
 from perfkit.augment import Augmentation
 from perfkit.datasets import open_cohort
 from perfkit.metrics import dice, roc_auc
-from perfkit.network import N_FRAMES, SLOPE, as_batch, deconvolution_model, network_view, soft_dice_loss
+from perfkit.network import (
+    N_FRAMES,
+    SLOPE,
+    as_batch,
+    deconvolution_model,
+    keras,
+    network_view,
+    soft_dice_loss,
+)
 from perfkit.preprocessing import Prepared, prepare_cohort
 from perfkit.tables import save_aifs, save_table
 

@@ -172,7 +172,6 @@ def test_a_missing_pick_is_reported_and_the_others_go_on(prepared, picks):
     assert list(found["expert"]) == others and list(found["automatic"]) == [case, *others]
 
 
-@pytest.mark.xfail(strict=True, reason="evaluate passes over a missing AIF without a word in failures")
 def test_a_scan_whose_arm_has_no_aif_is_reported(prepared, curves):
     case, *others = prepared
     found = arms.evaluate(prepared, {"cnn": {name: curves["expert"][name] for name in others}})
