@@ -22,13 +22,13 @@ SCALP_MM = 14.0  # our choice: outer surface of the skin
 SHARPNESS = 2.0  # our choice: the template is a mean of 152 heads; a power of its fractions sharpens it
 GYRI = (6.0, 0.5)  # our choice: correlation length in mm and strength of individual gyri
 WARP = (45.0, 2.5)  # our choice: correlation length and size (sd) of the smooth warp in mm
-MAX_TILT_DEG = 8.0  # SCIENCE.md §7.1
-MAX_STRETCH = 0.08  # SCIENCE.md §7.1
+MAX_TILT_DEG = 8.0  # docs/science.md §7.1
+MAX_STRETCH = 0.08  # docs/science.md §7.1
 TUBE_STEP_MM = 0.4  # our choice: below half a pixel
 SUBPLANE_MM = 3.0  # our choice: a thick slice is the mean of planes at most this far apart
 
 # name: (radius mm at start and end, delay s at start and end, centre line in template mm, right side).
-# Radii .6-2.5 pixels of .9 mm and delays 0-1.5 s: SCIENCE.md §7.3; centre lines: our choice, by eye.
+# Radii .6-2.5 pixels of .9 mm and delays 0-1.5 s: docs/science.md §7.3; centre lines: our choice, by eye.
 ARTERIES = {
     "ICA": (
         (2.1, 1.8),

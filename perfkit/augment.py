@@ -20,7 +20,7 @@ from perfkit import paper
 MAX_ROTATION = 15.0  # degrees; our choice: heads lie within ±10°, and a little more
 MAX_TRANSLATION = 0.08  # of the field of view; our choice, likewise
 MAX_SHIFT = 2.0  # s; our choice: onsets of ISLES 2018 spread by 3.7 s already; ±5 s trains far slower
-CONTRAST = (0.5, 2.0)  # factor, log-uniform (SCIENCE §6)
+CONTRAST = (0.5, 2.0)  # factor, log-uniform (docs/science.md §6)
 NOISE = 0.05  # of the mean curve's peak per view voxel; our choice: 4 HU averaged over a 4 mm block
 
 
@@ -209,7 +209,7 @@ class Augmentation:
         return view.astype(np.float32, copy=False), shift_matrix(view.shape[-1], -frames).astype(np.float32)
 
     def _room(self, view, rng, dt, n_frames):
-        """Draw a shift in frames that keeps onset >= 0 and the peak 8 s before the end (SCIENCE §6)."""
+        """Draw a shift in frames: onset >= 0, and the peak 8 s before the end (docs/science.md §6)."""
         curve = view.mean(axis=(0, 1, 2))[:n_frames]
         peak = int(curve.argmax())
         onset = int(np.argmax(curve > 0.1 * curve[peak]))

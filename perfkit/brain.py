@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-BRAIN_HU = (0.0, 100.0)  # SCIENCE §2: pre-contrast brain lies between
+BRAIN_HU = (0.0, 100.0)  # docs/science.md §2: pre-contrast brain lies between
 BRIDGE_MM = 2.5  # our choice: half the width of what may join brain and scalp (orbit, foramina)
 NOISE_MM = 1.0  # our choice: blurs one pixel's noise, moves no border
 DARK_HU = 15.0  # our choice: a noisy background may not push the lower limit above CSF

@@ -6,7 +6,7 @@ import numpy as np
 
 from perfkit.gamma import GammaVariate, gamma_variate
 
-ONSET_FRACTION = 0.1  # of the peak; SCIENCE: bolus onset of the real AIFs is stated at 10 %
+ONSET_FRACTION = 0.1  # of the peak; docs/science.md: bolus onset of the real AIFs is stated at 10 %
 ARRIVAL_FRACTION = 0.2  # of the peak; Straka 2010
 BASELINE_GUARD = 2.0  # s; our choice: arteries fill 1-2 s before the mean curve of the brain does
 SIGMA_MM = 2.0  # our choice: upper end of the usual 1.5-2 mm; on phantoms AUC still rises with it

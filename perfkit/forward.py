@@ -13,10 +13,10 @@ import numpy as np
 from scipy import sparse, special
 from scipy.fft import irfft, next_fast_len, rfft
 
-STEP = 0.1  # s; SCIENCE.md §7.7: the fine grid
-RHO_OVER_KAPPA = 1.04 / (0.55 / 0.75)  # SCIENCE.md §4, g/ml
+STEP = 0.1  # s; docs/science.md §7.7: the fine grid
+RHO_OVER_KAPPA = 1.04 / (0.55 / 0.75)  # docs/science.md §4, g/ml
 BOX_PLATEAU = 0.6  # our choice: share of the mean transit time that "box" stays at 1 before its tail
-SECOND_WIDTH = 1.6  # SCIENCE.md §7.6: the second pass is so much wider
+SECOND_WIDTH = 1.6  # docs/science.md §7.6: the second pass is so much wider
 FAMILIES = ("exponential", "gamma", "box", "linear", "pure box")
 
 
@@ -123,7 +123,7 @@ def _shape_table():
 def arterial_input(bolus: Bolus, n: int):
     """Realise the AIF of a bolus, its first pass of unit height, on n points of the fine grid: (n,).
 
-    A gamma-variate, its second pass and a plateau (SCIENCE.md §7.6). The second pass widens the whole curve,
+    A gamma-variate, its second pass and a plateau (docs/science.md §7.6). The second pass widens the whole,
     so the first is narrowed until the whole has the requested FWHM.
     """
     t = np.arange(n) * STEP
@@ -158,7 +158,7 @@ def venous_output(bolus: Bolus, aif):
         edges = special.gammainc(shape, np.maximum(np.arange(len(t) + 1) - 0.5, 0) * STEP / scale)
         vof = _convolve(np.asarray(aif, float), np.diff(edges))
         mean += bolus.lag - STEP * (np.argmax(vof) - np.argmax(aif))
-        mean = np.clip(mean, 2.0, 14.0)  # our choice: about the 4-9 s of SCIENCE.md §7.3
+        mean = np.clip(mean, 2.0, 14.0)  # our choice: about the 4-9 s of docs/science.md §7.3
         spread *= np.clip(bolus.widening * full_width(aif) / full_width(vof), 0.8, 1.25) ** 2
         spread = np.clip(spread, 0.25 * mean, mean)
     return vof

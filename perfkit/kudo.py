@@ -1,7 +1,7 @@
 """The Kudo-compatible phantom: a grid of tiles with known delay, transit time and blood volume.
 
-After Kudo et al., Radiology 2013 (SCIENCE.md §7): the test object on which commercial CT perfusion software
-was compared. Rows differ in delay, columns in MTT, slices in CBV.
+After Kudo et al., Radiology 2013 (docs/science.md §7): the test object on which commercial software was
+compared. Rows differ in delay, columns in MTT, slices in CBV.
 """
 
 from __future__ import annotations

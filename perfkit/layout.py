@@ -21,7 +21,7 @@ FIRST_ID = (
 )
 COMPRESSION = 1  # our choice: noise does not compress, so the fastest level costs nothing
 RECIPE_FILE = "truth/cohort-recipe.json"
-# Types of the distributed files (DATASETS.md); the flows' slope keeps a decimal in whole numbers.
+# Types of the distributed files of ISLES 2018; the flows' slope keeps a decimal in whole numbers.
 MAPS = {"cbf": ("CT_CBF", np.uint16, 0.1), "cbv": ("CT_CBV", np.uint16, 0.01)}
 MAPS |= {"mtt": ("CT_MTT", np.float64, 1), "delay": ("CT_Tmax", np.float64, 1)}
 

@@ -1,7 +1,8 @@
 """The stroke of a phantom: how severe the ischaemia is in each voxel, and what an MRI would call its core.
 
 The constants up here were calibrated once so that an expert's AIF at the paper's settings reaches on a small
-cohort what it reaches on real scans (SCIENCE.md §7.5: Dice .3-.5, AUC .80-.93); nothing else was tuned.
+cohort what it reaches on real scans (docs/science.md §7.5: Dice .3-.5, AUC .80-.93), and cores the volumes
+of ISLES 2018. That was done on the cohort of seed 0.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-# SCIENCE.md §7.4: severity s in [0, 1] -> delay 3 + 7 s, MTT × (1 + 1.5 s) up to 15 s, CBF × (1 − .9 s)
+# docs/science.md §7.4: severity s in [0, 1] -> delay 3 + 7 s, MTT × (1 + 1.5 s) up to 15 s, CBF × (1 − .9 s)
 DELAY = (3.0, 7.0)  # s
 STRETCH = 1.5
 LONGEST_MTT = 15.0  # s
@@ -33,8 +34,11 @@ LARGEST_SHARE = 0.8  # our choice: of the territory in the slab that may be core
 # Noise between the physiological core and the DWI-like label: calibrated
 BOUNDARY_NOISE = (-1.0, 0.45)  # our choice, LogN between cases: sd of the boundary's error in lesion radii
 BOUNDARY_LENGTH_MM = 7.0  # our choice: its correlation length
-SHIFT_MM = (1.0, 3.0)  # SCIENCE.md §7.5: misregistration
-FATE = (0.10, 0.20)  # SCIENCE.md §7.5: share of the core that recovers, replaced by penumbra that does not
+SHIFT_MM = (1.0, 3.0)  # docs/science.md §7.5: misregistration
+FATE = (
+    0.10,
+    0.20,
+)  # docs/science.md §7.5: share of the core that recovers, replaced by penumbra that does not
 FATE_LENGTH_MM = 7.0  # our choice: size of such patches
 
 

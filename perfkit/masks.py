@@ -1,7 +1,7 @@
 """Masks: brain, CSF, vessels, hemispheres, and the reference tissue that normalises CBF.
 
 Everything is found from the scan alone, without an AIF and without the ground truth: lateness of the
-bolus stands in for Tmax wherever SCIENCE's conventions ask for it.
+bolus stands in for Tmax wherever docs/science.md's conventions ask for it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from scipy import ndimage
 from perfkit.brain import brain_mask
 from perfkit.midline import find_midline
 
-CSF_HU = 15.0  # SCIENCE §2: below is CSF
-VESSEL_RATIO = 2.5  # SCIENCE §2: area under the curve relative to its median
-LATE_S = 3.0  # s; our choice: Tmax > 6 s minus the 2.5-3 s Tmax of healthy tissue (SCIENCE §1.6)
+CSF_HU = 15.0  # docs/science.md §2: below is CSF
+VESSEL_RATIO = 2.5  # docs/science.md §2: area under the curve relative to its median
+LATE_S = 3.0  # s; our choice: Tmax > 6 s minus the 2.5-3 s Tmax of healthy tissue (docs/science.md §1.6)
 EARLY_S = 1.5  # s; our choice: Tmax < 4 s likewise
-REGION_MM = 10.0  # SCIENCE §2: mirrored 1 cm region
-CERTAIN = 0.02  # our choice: heads without a lesion reach .01, phantoms with one start at .05
+REGION_MM = 10.0  # docs/science.md §2: mirrored 1 cm region
+CERTAIN = 0.02  # our choice: heads without a lesion reach .011, phantoms with one start at .027
 CONVENTIONS = ("contralateral", "early", "mirrored", "contralateral-central")
 
 __all__ = [

@@ -17,7 +17,7 @@ from keras import layers, ops
 
 N_FRAMES = 64  # frames of the network's clock; the longest ISLES 2018 scan has 64 at 1 s
 VIEW_SIZE = 48  # voxels per side that the network looks at; our choice: 5 mm suffice to see a bolus
-SLOPE = 0.05  # rCBF; the paper does not state it (SCIENCE: 0.02-0.05 are sensible)
+SLOPE = 0.05  # rCBF; the paper does not state it (docs/science.md: 0.02-0.05 are sensible)
 FILTERS = (16, 32, 32, 64)  # our choice: two 3D and two 2D convolutions; the paper gives no numbers
 DROPOUT = 0.2  # our choice, likewise
 AIF_SIGMA = 1.5  # frames; our choice: the AIF of a smoothed series is itself no rougher than this

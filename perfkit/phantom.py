@@ -22,8 +22,8 @@ from perfkit.case import Case
 from perfkit.recipe import SIZES, Recipe, draw_recipe
 
 VERSION = 1  # of what a seed means; a change here makes other phantoms
-FLOW_FIELD = (40.0, 0.10)  # SCIENCE.md §7.2: low-frequency field; length in mm: our choice
-ARTERIAL_DELAY = (0.0, 1.5)  # s; SCIENCE.md §7.3
+FLOW_FIELD = (40.0, 0.10)  # docs/science.md §7.2: low-frequency field; length in mm: our choice
+ARTERIAL_DELAY = (0.0, 1.5)  # s; docs/science.md §7.3
 
 
 def make_case(

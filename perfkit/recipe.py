@@ -1,7 +1,7 @@
 """What a phantom is made of: every number drawn for a case, before any voxel is computed.
 
-The distributions are those of 93 real arterial and venous curves and 94 scans of ISLES 2018 (SCIENCE.md §7).
-Whatever belongs to the patient (anatomy, vessels, tissue, lesion side and occlusion) is equal in both slabs.
+The distributions are those of 93 real arterial and venous curves and 94 scans of ISLES 2018
+(docs/science.md §7). Whatever belongs to the patient (anatomy, vessels, tissue, lesion side and occlusion) is equal in both slabs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# (slices, frames), patients with one slab, patients with two: the 63 patients of ISLES 2018 (DATASETS.md).
+# (slices, frames), patients with one slab, patients with two: the 63 patients of ISLES 2018 (data/reference).
 ACQUISITIONS = (
     ((2, 43), 3, 6),
     ((2, 45), 0, 1),
@@ -31,7 +31,7 @@ SIZES = {"tiny": 48, "small": 128, "full": 256}  # pixels per side
 # our choice: a larger pixel averages neighbours whose noise is correlated by about .36
 NOISE_SCALE = {"tiny": 0.4, "small": 0.68, "full": 1.0}
 
-VOF_PEAK = (5.06, 0.50)  # LogN, HU; SCIENCE.md §7
+VOF_PEAK = (5.06, 0.50)  # LogN, HU; docs/science.md §7
 AIF_FWHM = (2.49, 0.27)  # LogN, s
 ONSET = (7.6, 3.7, 3.0, 15.0)  # mean, sd, limits, s
 ONSET_FWHM_CORRELATION = 0.61
@@ -170,7 +170,7 @@ def _acquisition(seed: int, case: int, size: str):
 
 def _draw_grid(rng, size, slices, slab, two_slabs):
     side = SIZES[size]
-    pixel = rng.uniform(0.8, 1.0) * 256 / side  # mm; SCIENCE.md §7.1
+    pixel = rng.uniform(0.8, 1.0) * 256 / side  # mm; docs/science.md §7.1
     thickness = rng.uniform(10, 12) if slices < 4 else 5.0 if slices < 22 else rng.uniform(5, 6)
     cover = slices * thickness
     # our choice: the only or lower slab lies over the basal ganglia, a large one a little higher
@@ -186,7 +186,7 @@ def _draw_grid(rng, size, slices, slab, two_slabs):
 
 
 def _draw_patient(rng, volume_z: float):
-    flow = rng.lognormal(0, 0.15)  # SCIENCE.md §7.2: global factor
+    flow = rng.lognormal(0, 0.15)  # docs/science.md §7.2: global factor
     side = int(rng.choice((-1, 1)))
     occlusion_z = VOLUME_OCCLUSION * volume_z + np.sqrt(1 - VOLUME_OCCLUSION**2) * rng.standard_normal()
     proximal = sum(occlusion_z > np.array(OCCLUSION_LIMITS))
@@ -247,7 +247,7 @@ def _draw_scanner(rng, size, frames):
             for k in range(rng.integers(1, 5))
         )
     return {
-        "jitter": 0.1,  # s; SCIENCE.md §7.7
+        "jitter": 0.1,  # s; docs/science.md §7.7
         "partial_volume": float(
             min(0.95, np.exp(PARTIAL_VOLUME[0] + PARTIAL_VOLUME[1] * rng.standard_normal()))
         ),

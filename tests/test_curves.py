@@ -13,7 +13,7 @@ from perfkit.curves import gamma_variate
 
 
 def classic(t, t0, alpha, beta, peak):
-    """The textbook formula of SCIENCE §5, written out."""
+    """The textbook formula of docs/science.md §5, written out."""
     x = np.maximum(t - t0, 0)
     return peak * (x / (alpha * beta)) ** alpha * np.exp(alpha - x / beta)
 

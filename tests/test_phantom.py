@@ -314,12 +314,12 @@ def test_rater_slips_as_real_raters_do(monkeypatch):
     slipped = picks()
     monkeypatch.setattr(scanner, "SAME_VOXEL", 1.0)
     away = np.hypot(*(slipped - picks())[:, :2].T)
-    assert np.mean(away == 0) == pytest.approx(50 / 156, abs=0.12)  # the facts of DATASETS.md
+    assert np.mean(away == 0) == pytest.approx(50 / 156, abs=0.12)  # two raters of ISLES 2018
     assert np.median(away) == pytest.approx(1.4, abs=1.0)
     assert np.mean(away) == pytest.approx(20, rel=0.5)
 
 
-# Recipes: the cohort against SCIENCE.md §7
+# Recipes: the cohort against docs/science.md §7
 
 
 @pytest.fixture(scope="module")
