@@ -1,7 +1,8 @@
 """What a phantom is made of: every number drawn for a case, before any voxel is computed.
 
 The distributions are those of 93 real arterial and venous curves and 94 scans of ISLES 2018
-(docs/science.md §7). Whatever belongs to the patient (anatomy, vessels, tissue, lesion side and occlusion) is equal in both slabs.
+(docs/science.md §7). Whatever belongs to the patient (anatomy, vessels, tissue, lesion side and occlusion)
+is equal in both slabs.
 """
 
 from __future__ import annotations
