@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -250,7 +249,6 @@ def _complain(words):
 
 def main():
     """Run the command line; what a user can mend is one line on stderr and exit status 1."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any import of TensorFlow, kernels' included
     try:
         app()
     except (ValueError, OSError, RuntimeError) as error:

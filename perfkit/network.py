@@ -10,9 +10,18 @@ from perfkit import paper
 from perfkit.arrays import namespace, nonzero
 from perfkit.deconvolution import deconvolution_operator, flow, lag_window
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets with a page of warnings otherwise
-
-import keras
+if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    import keras
+else:  # TensorFlow greets with a page about itself, the first lines of it past every setting
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    _stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(_nowhere, 2)
+    try:
+        import keras
+    finally:
+        os.dup2(_stderr, 2)
+        os.close(_stderr)
+        os.close(_nowhere)
 from keras import layers, ops
 
 N_FRAMES = 64  # frames of the network's clock; the longest ISLES 2018 scan has 64 at 1 s
