@@ -181,6 +181,29 @@ def evaluate(
     return Evaluation(pd.DataFrame(rows), pooled, failures)
 
 
+def join(parts: Iterable[Evaluation]) -> Evaluation:
+    """Put evaluations of different matrices or scans side by side.
+
+    Parameters
+    ----------
+    parts : Evaluations; of two pooled AUCs for one matrix and arm the later stands
+
+    Returns
+    -------
+    Evaluation
+    """
+    import pandas as pd
+
+    parts = list(parts)
+    pooled: dict = {}
+    failures: dict = {}
+    for part in parts:
+        failures |= part.failures
+        for matrix, values in part.pooled_auc.items():
+            pooled[matrix] = pooled.get(matrix, {}) | values
+    return Evaluation(pd.concat([part.scores for part in parts], ignore_index=True), pooled, failures)
+
+
 def example_cases(scores, n: int = 3, arm: str = "expert", matrix: str = "circulant") -> list[str]:
     """Pick scans to show without choosing by eye: evenly spread over the ranks of an arm's Dice.
 

@@ -112,7 +112,7 @@ def _detached_lambda(matrix):
 
 def _svd_gradient():
     """Automatic differentiation through both solvers of the circulant matrix, against central differences."""
-    import keras
+    from perfkit.network import keras
 
     if keras.backend.backend() != "tensorflow":
         return {"gradient_svd": np.nan, "gradient_fft": np.nan}

@@ -18,6 +18,7 @@ NOTEBOOKS = (
     "03_train_the_aif_network",
     "04_compare_methods",
 )
+MATRICES = ("circulant", "volterra")  # a network is trained through each: Table 1 and the one beside it
 N_SCANS = 40  # our choice: scans of the default study; enough for five folds, done in minutes
 
 
@@ -66,16 +67,18 @@ def run_study(
     say(f"Cohort: {len(opened)} scans in {folder}")
     out.mkdir(parents=True, exist_ok=True)
     common = {"cohort": str(folder), "seed": seed}
-    specific = {
-        NOTEBOOKS[0]: {"seed": seed, "out": str(out / "00")},
-        NOTEBOOKS[1]: {**common, "out": str(out / "01")},
-        NOTEBOOKS[2]: {**common, "out": str(out / "02")},
-        NOTEBOOKS[3]: {**common, "out": str(out / "training"), "preset": preset, "folds": folds},
-        NOTEBOOKS[4]: {**common, "out": str(out), "training": str(out / "training")},
-    }
-    for i, name in enumerate(NOTEBOOKS, start=1):
-        say(f"[{i}/{len(NOTEBOOKS)}] {name}  ({time.monotonic() - start:.0f} s so far)")
-        run_notebook(name, out / f"{name}.ipynb", specific[name], show_output=name == NOTEBOOKS[3])
+    training = {**common, "preset": preset, "folds": folds}
+    folders = {matrix: str(out / f"training_{matrix}") for matrix in MATRICES}
+    runs = [
+        (NOTEBOOKS[0], "", {"seed": seed, "out": str(out / "00")}),
+        (NOTEBOOKS[1], "", {**common, "out": str(out / "01")}),
+        (NOTEBOOKS[2], "", {**common, "out": str(out / "02")}),
+        *((NOTEBOOKS[3], f"_{m}", {**training, "matrix": m, "out": folders[m]}) for m in MATRICES),
+        (NOTEBOOKS[4], "", {**common, "out": str(out), **{f"training_{m}": folders[m] for m in MATRICES}}),
+    ]
+    for i, (name, suffix, parameters) in enumerate(runs, start=1):
+        say(f"[{i}/{len(runs)}] {name}{suffix}  ({time.monotonic() - start:.0f} s so far)")
+        run_notebook(name, out / f"{name}{suffix}.ipynb", parameters, show_output=name == NOTEBOOKS[3])
     page = assemble_report(out)
     say(f"Done in {time.monotonic() - start:.0f} s. Open {page}")
     return page
@@ -242,7 +245,9 @@ def assemble_report(folder) -> Path:
             )
     metrics = _read(folder / "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
     figures = {p.stem: _read(p, plotly.io.read_json) for p in sorted((folder / "figures").glob("*.json"))}
-    found = [(p, p.stem.replace("_", " ")) for name in NOTEBOOKS if (p := folder / f"{name}.ipynb").exists()]
+    found = [
+        (p, p.stem.replace("_", " ")) for name in NOTEBOOKS for p in sorted(folder.glob(f"{name}*.ipynb"))
+    ]
     return write_report(
         folder,
         scores=pd.read_csv(folder / "scores.csv", dtype={"case": str, "patient": str}),

@@ -263,7 +263,7 @@ RUNS = {
     "01_explore_a_case": {"cohort": "tiny"},
     "02_pick_an_aif": {"cohort": "tiny"},
     "03_train_the_aif_network": {"cohort": "tiny", "preset": "tiny", "folds": 2, "epochs": 8},
-    "04_compare_methods": {"cohort": "tiny", "training": "of notebook 03"},
+    "04_compare_methods": {"cohort": "tiny", "training_circulant": "of notebook 03"},
 }
 # CBF estimated / true for Tikhonov, exponential residue: (AIF FWHM s, λ_rel) -> at MTT 3.7, 6, 11, 24 s.
 # Worked out apart from the package, to two digits.
@@ -334,8 +334,9 @@ def facts_03(metrics, cohort):
 
 def facts_04(metrics, cohort):
     assert set(metrics["mean"]) == set(metrics["pooled_auc"]) == {"circulant", "volterra"}
-    for arms in metrics["mean"].values():
-        assert set(arms) == {"expert", "automatic", "cnn", "brain_mean"}
+    for matrix, arms in metrics["mean"].items():
+        learned = {"cnn"} if matrix == "circulant" else set()  # trained through one matrix, judged by it
+        assert set(arms) == {"expert", "automatic", "brain_mean"} | learned
         for row in arms.values():
             assert 0 < row["jaccard"] < row["dice"] < 1 and 0.5 < row["roc_auc"] < 1 and row["hd95_mm"] > 0
     assert metrics["parameters"]["expert"] == "simulated-rater"
@@ -362,8 +363,8 @@ def run_notebook(tmp_path_factory, tiny_cohort):
         values = dict(RUNS[name])
         if "cohort" in values:
             values["cohort"] = str(tiny_cohort)
-        if "training" in values:  # the comparison reads what the training left
-            values["training"] = str(run("03_train_the_aif_network")[2])
+        if "training_circulant" in values:  # the comparison reads what the training left
+            values["training_circulant"] = str(run("03_train_the_aif_network")[2])
         values["out"] = str(folder / "out")
         source = NOTEBOOKS / f"{name}.ipynb"
         unknown = set(values) - {line.target.id for line in parameter_lines(source)}
