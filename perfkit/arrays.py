@@ -31,26 +31,43 @@ def together(curves, aif):
         curves = curves if curves.dtype.kind == "f" else curves.astype(np.result_type(curves, np.float32))
         aif = aif.astype(np.float64)  # an operator is small: build it exactly, cast it at the end
     else:
-        dtype = _tensor_dtype(curves if is_tensor(curves) else aif)
-        curves, aif = (xp.cast(xp.convert_to_tensor(x), dtype) for x in (curves, aif))
+        dtype = tensor_dtype(curves if is_tensor(curves) else aif)
+        curves, aif = real_tensor(curves, "Curves", dtype), real_tensor(aif, "The AIF", dtype)
     if len(curves.shape) < 1:
         raise ValueError("Curves need a time axis, the last one: a single number came.")
     return curves, aif, xp
 
 
-def _tensor_dtype(tensor) -> str:
+def tensor_dtype(tensor) -> str:
+    """Precision to compute a tensor in: its own where that is single or double, else single."""
     from keras import backend
 
     name = backend.standardize_dtype(tensor.dtype)
     return name if name in ("float32", "float64") else "float32"
 
 
+def real_tensor(values, name, dtype=None):
+    """Bring an array, tensor or variable to a tensor of floating type."""
+    from keras import ops
+
+    if not is_tensor(values):
+        values = real_array(values, name)
+    elif any(kind in str(values.dtype) for kind in ("string", "complex")):
+        raise TypeError(f"{name} must be real numbers: a tensor of {values.dtype} came.")
+    tensor = ops.convert_to_tensor(values)
+    if hasattr(tensor, "read_value"):  # Keras hands a tf.Variable back as it is, and some ops refuse it
+        tensor = tensor.read_value()
+    return ops.cast(tensor, dtype or tensor_dtype(values))
+
+
 def real_array(values, name):
     try:
         array = np.asarray(values)
-        return array if array.dtype.kind in "fiub" and array.dtype != bool else array.astype(np.float64)
+        if array.dtype.kind not in "fiubO":
+            raise TypeError(f"its type is {array.dtype}")
+        return array if array.dtype.kind in "fiu" else array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be numbers: {type(values).__name__} came ({error}).") from None
+        raise TypeError(f"{name} must be real numbers: {type(values).__name__} came ({error}).") from None
 
 
 def rfft(xp, x):
@@ -88,11 +105,9 @@ def nonzero(xp, x):
 def checked_aif(aif, n_frames=None):
     if not is_tensor(aif):
         aif = real_array(aif, "The AIF")
-        aif = aif if aif.dtype.kind == "f" else aif.astype(np.float64)
-    elif type(aif).__module__.startswith(("tensorflow", "keras")) and hasattr(aif, "assign"):
-        from keras import ops
-
-        aif = ops.convert_to_tensor(aif)
+        aif = aif if aif.dtype in (np.float32, np.float64) else aif.astype(np.float64)
+    else:
+        aif = real_tensor(aif, "The AIF")
     if len(aif.shape) != 1:
         raise ValueError(
             f"The AIF must be one curve (T,): shape {tuple(aif.shape)} came. "
@@ -140,7 +155,10 @@ def concrete(tensor):
 
 
 def checked_dt(dt) -> float:
-    return checked_positive(dt, "dt, the frame interval in s,", "Frames one second apart have dt=1.0.")
+    """A plain number wherever its value is known: lags are counted with it, and nothing is trained by it."""
+    dt = checked_positive(dt, "dt, the frame interval in s,", "Frames one second apart have dt=1.0.")
+    number = concrete(dt) if is_tensor(dt) else dt
+    return dt if number is None else float(number)
 
 
 def checked_lambda(value, name="lambda_rel"):

@@ -21,6 +21,7 @@ from perfkit.arrays import (
     checked_lambda,
     gather,
     irfft,
+    is_tensor,
     like,
     namespace,
     nonzero,
@@ -250,6 +251,8 @@ def deconvolution_operator(
     lambda_rel, dt = checked_lambda(lambda_rel), checked_dt(dt)
     solver = SOLVERS[matrix, regularization][0] if solver == "auto" else solver
     xp = namespace(aif)
+    if xp is not np and is_tensor(lambda_rel):
+        lambda_rel = xp.cast(xp.convert_to_tensor(lambda_rel), aif.dtype)
     if solver == "fft":
         return _fft_operator(xp, aif, dt, regularization, lambda_rel)
     if matrix == "volterra":

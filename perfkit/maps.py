@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from perfkit import __version__, paper
-from perfkit.arrays import is_tensor, namespace, nonzero, real_array
+from perfkit.arrays import (
+    checked_aif,
+    checked_dt,
+    concrete,
+    is_tensor,
+    namespace,
+    nonzero,
+    real_array,
+    real_tensor,
+    tensor_dtype,
+)
 from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, impulse_response, lag_window
 
 VOLUME_UNITS = 100 * paper.HEMATOCRIT_FACTOR / paper.DENSITY  # area ratio -> ml/100 g
@@ -90,19 +100,19 @@ def perfusion_maps(
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}: {estimator!r} came.")
-    if len(getattr(concentration, "shape", np.shape(concentration))) < 1:
+    if not is_tensor(concentration):
+        concentration = real_array(concentration, "The concentration")
+    if len(concentration.shape) < 1:
         raise ValueError("The concentration needs a time axis, the last one: a single number came.")
-    if not set(only) <= set(NAMES) or isinstance(only, str):
+    if isinstance(only, str | None.__class__) or not set(only) <= set(NAMES):
         raise ValueError(f"only takes a list of names among {', '.join(NAMES)}: {only!r} came.")
-    aif = _scaled_to(aif, vof)
+    dt, aif = checked_dt(dt), _scaled_to(aif, vof)
     options = {"matrix": matrix, "regularization": regularization, "lambda_rel": lambda_rel}
     method = {"estimator": estimator, **options, "dt": dt, "vof_scaled": vof is not None, "t0": t0}
     if is_tensor(concentration) or is_tensor(aif):
         maps = _of_tensors(concentration, aif, dt, options, t0, mask, only)
     else:
-        maps = _of_arrays(
-            real_array(concentration, "The concentration"), np.asarray(aif), dt, options, t0, mask, only
-        )
+        maps = _of_arrays(concentration, aif, dt, options, t0, mask, only)
     return Maps(**maps, method=method)
 
 
@@ -127,19 +137,19 @@ def _of_arrays(concentration, aif, dt, options, t0, mask, only):
 
 def _of_tensors(concentration, aif, dt, options, t0, mask, only):
     xp = namespace(concentration, aif)
-    concentration = xp.convert_to_tensor(concentration)
+    dtype = tensor_dtype(concentration if is_tensor(concentration) else aif)
+    concentration = real_tensor(concentration, "The concentration", dtype)
+    aif = real_tensor(aif, "The AIF", dtype)
     impulse_response(
         concentration[..., :1, :] if len(concentration.shape) > 1 else concentration, aif, dt, **options
     )
-    maps = _reader(xp.cast(aif, concentration.dtype), dt, options, t0, concentration.dtype, only)(
-        concentration
-    )
-    if mask is None:
+    inside = None if mask is None else _tensor_mask(xp, mask, tuple(concentration.shape[:-1]))
+    if inside is not None:  # before and after: a NaN out there would spoil the gradients inside
+        concentration = xp.where(inside[..., None], concentration, xp.zeros_like(concentration))
+    maps = _reader(aif, dt, options, t0, concentration.dtype, only)(concentration)
+    if inside is None:
         return maps
-    inside = xp.cast(
-        xp.convert_to_tensor(_checked_mask(mask, tuple(concentration.shape[:-1]))), concentration.dtype
-    )
-    return {name: values * inside for name, values in maps.items()}
+    return {name: xp.where(inside, values, xp.zeros_like(values)) for name, values in maps.items()}
 
 
 def _reader(aif, dt, options, t0, dtype, only):
@@ -211,19 +221,30 @@ def _peak(xp, curves):
 
 
 def _scaled_to(aif, vof):
+    """Check the AIF and give it the area of the VOF, where there is one."""
+    aif = checked_aif(aif)
     if vof is None:
         return aif
     xp = namespace(aif, vof)
-    aif, vof = (
-        np.asarray(real_array(c, "AIF and VOF"), float) if xp is np else xp.convert_to_tensor(c)
-        for c in (aif, vof)
-    )
+    if xp is np:
+        vof = real_array(vof, "The VOF").astype(float)
+    else:
+        dtype = tensor_dtype(aif if is_tensor(aif) else vof)
+        aif, vof = real_tensor(aif, "The AIF", dtype), real_tensor(vof, "The VOF", dtype)
     if tuple(aif.shape) != tuple(vof.shape):
         raise ValueError(
             "AIF and VOF must be curves on the same frames: "
             f"shapes {tuple(aif.shape)} and {tuple(vof.shape)} came."
         )
-    return aif * (xp.sum(vof) / xp.sum(aif))
+    arterial, venous = xp.sum(aif), xp.sum(vof)
+    for name, area in (("AIF", arterial), ("VOF", venous)):
+        known = concrete(np.asarray(area) if xp is np else area)
+        if known is not None and not (np.isfinite(known) and known > 0):
+            raise ValueError(
+                f"Scaling the AIF to the VOF needs curves with an area: that of the {name} is {known:g} "
+                "HU frames. Give HU above baseline, or leave vof out."
+            )
+    return aif * (venous / arterial)
 
 
 def relative_cbf(cbf, reference_tissue):
@@ -249,25 +270,34 @@ def relative_cbf(cbf, reference_tissue):
     On tensors the mean stays attached to the graph: detached, the gradient is a third off.
     """
     xp = namespace(cbf, reference_tissue)
-    if xp is np:
-        cbf, reference_tissue = real_array(cbf, "CBF"), np.asarray(reference_tissue)
-    reference_tissue = (
-        _checked_mask(reference_tissue, tuple(cbf.shape), "reference tissue")
-        if xp is np
-        else (xp.cast(xp.convert_to_tensor(reference_tissue), cbf.dtype))
-    )
     if xp is not np:
-        return cbf * xp.sum(reference_tissue) / nonzero(xp, xp.sum(cbf * reference_tissue))
-    if not reference_tissue.any():
+        cbf = real_tensor(cbf, "CBF", tensor_dtype(cbf) if is_tensor(cbf) else None)
+        inside = _tensor_mask(xp, reference_tissue, tuple(cbf.shape), "reference tissue")
+        weights = xp.cast(inside, cbf.dtype)
+        # not cbf * weights: a NaN outside would reach the sum
+        total, count = xp.sum(xp.where(inside, cbf, xp.zeros_like(cbf))), xp.sum(weights)
+        _check_reference(concrete(total), concrete(count))
+        return cbf * count / nonzero(xp, total)
+    cbf = real_array(cbf, "CBF")
+    reference_tissue = _checked_mask(reference_tissue, tuple(cbf.shape), "reference tissue")
+    count = np.count_nonzero(reference_tissue)
+    total = cbf[reference_tissue].sum(dtype=np.float64)
+    _check_reference(total, count)
+    mean = total / count
+    return cbf / cbf.dtype.type(mean) if cbf.dtype.kind == "f" else cbf / mean
+
+
+def _check_reference(total, count):
+    """Raise where the sum of CBF over the reference tissue cannot normalise; None is not known yet."""
+    if count == 0:
         raise ValueError(
             "The reference tissue must hold at least one voxel: it is empty. See masks.reference_tissue."
         )
-    mean = cbf[reference_tissue].mean(dtype=np.float64)
-    if not mean > 0:
+    if total is not None and count is not None and not total > 0:
         raise ValueError(
-            f"The reference tissue must have flow: its mean CBF is {mean:g}. Is the AIF an artery's?"
+            f"The reference tissue must have flow: its mean CBF is {float(total) / float(count):g}. "
+            "Is the AIF an artery's?"
         )
-    return cbf / cbf.dtype.type(mean) if cbf.dtype.kind == "f" else cbf / mean
 
 
 def core_mask(rcbf, mask, threshold: float = paper.RCBF_THRESHOLD):
@@ -355,3 +385,11 @@ def _checked_mask(mask, shape, name="mask"):
     if mask.shape != shape:
         raise ValueError(f"The {name} must have the shape of the voxels, {shape}: {mask.shape} came.")
     return mask.astype(bool, copy=False)
+
+
+def _tensor_mask(xp, mask, shape, name="mask"):
+    """The mask as a boolean tensor; its own shape counts, since tensors would broadcast in silence."""
+    mask = xp.convert_to_tensor(mask if is_tensor(mask) else _checked_mask(mask, shape, name))
+    if None not in shape and tuple(mask.shape) != shape:
+        raise ValueError(f"The {name} must have the shape of the voxels, {shape}: {tuple(mask.shape)} came.")
+    return xp.cast(mask, "bool")

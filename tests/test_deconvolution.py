@@ -280,6 +280,15 @@ def test_bad_options_are_refused_in_words(options, kind, words):
         impulse_response(np.ones((2, 45)), bolus(), **options)
 
 
-def test_curves_that_are_not_numbers_are_refused():
-    with pytest.raises(TypeError, match="Curves must be numbers"):
-        impulse_response("curve", bolus())
+@pytest.mark.parametrize("build", [volterra_matrix, circulant_matrix])
+def test_half_precision_is_raised_to_what_a_matrix_needs(build):
+    half = bolus().astype(np.float16)
+    np.testing.assert_array_equal(build(half), build(half.astype(float)))
+
+
+@pytest.mark.parametrize("curves", ["curve", ["1"] * 45, 1j * np.ones(45), np.ones(45, "M8[s]")])
+def test_what_is_no_real_number_is_refused(curves):
+    with pytest.raises(TypeError, match="Curves must be real numbers"):
+        impulse_response(curves, bolus())
+    with pytest.raises(TypeError, match="The AIF must be real numbers"):
+        volterra_matrix(curves)

@@ -8,7 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from perfkit.deconvolution import SOLVERS, flow, impulse_response, lag_window, volterra_matrix
+from perfkit.deconvolution import (
+    SOLVERS,
+    circulant_matrix,
+    flow,
+    impulse_response,
+    lag_window,
+    volterra_matrix,
+)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 keras = pytest.importorskip("keras")
@@ -186,3 +193,28 @@ def test_the_same_on_another_backend(backend):
         command, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout[-3000:]
+
+
+@pytest.mark.parametrize("build", [volterra_matrix, circulant_matrix])
+def test_a_tensor_of_integers_or_a_frame_interval_of_another_type_is_welcome(build):
+    aif = np.arange(12)
+    expected = build(aif, 2.0)
+    double = ops.convert_to_tensor(aif.astype("float64"))
+    half = ops.convert_to_tensor(aif.astype("float16"))
+    for a, dt in ((ops.convert_to_tensor(aif), 2), (double, ops.convert_to_tensor(2.0)), (half, 2.0)):
+        np.testing.assert_allclose(ops.convert_to_numpy(build(a, dt)), expected, rtol=1e-6)
+    assert isinstance(build(aif, ops.convert_to_tensor(2)), np.ndarray)
+
+
+def test_a_strength_of_another_type_is_welcome():
+    tensors = [ops.convert_to_tensor(a.astype("float32")) for a in (TISSUE, AIFS["signed"])]
+    strength = ops.convert_to_tensor(np.float64(0.2))
+    found = ops.convert_to_numpy(impulse_response(*tensors, lambda_rel=strength))
+    np.testing.assert_allclose(found, impulse_response(*tensors, lambda_rel=0.2), rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_no_number_beside_a_tensor_is_refused():
+    with pytest.raises(TypeError, match="The AIF must be real numbers"):
+        impulse_response(ops.convert_to_tensor(TISSUE), "bolus")
+    with pytest.raises(TypeError, match="The AIF must be real numbers"):
+        volterra_matrix(ops.convert_to_tensor(np.ones(N, "complex64")))

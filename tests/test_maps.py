@@ -154,6 +154,32 @@ def test_tensors_and_arrays_give_the_same_maps():
         np.testing.assert_allclose(keras.ops.convert_to_numpy(a), b, rtol=2e-4, atol=2e-4)
 
 
+def test_tensors_and_arrays_take_the_same_masks_and_veins():
+    keras = pytest.importorskip("keras")
+    curves, aif = series(**TRUE)
+    spoilt, mask = np.stack([curves, np.full_like(curves, np.nan)]), np.array([True, False])
+    mask = np.broadcast_to(mask[:, None], spoilt.shape[:2]) if spoilt.ndim == 3 else mask
+    expected = perfusion_maps(spoilt, aif, 1.0, mask=mask, vof=3 * aif)
+    tensor = keras.ops.convert_to_tensor(spoilt.astype("float32"))
+    for inside in (mask, keras.ops.convert_to_tensor(mask)):
+        found = perfusion_maps(tensor, aif, keras.ops.convert_to_tensor(1), mask=inside, vof=3 * aif)
+        for (_, a), (_, b) in zip(found.items(), expected.items(), strict=True):
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(a), b, rtol=2e-4, atol=2e-4)
+    rcbf = relative_cbf(keras.ops.convert_to_tensor([1.0, 3.0, np.nan]), [True, True, False])
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(rcbf), [0.5, 1.5, np.nan])
+
+
+def test_integers_and_variables_of_the_backend_are_welcome():
+    keras = pytest.importorskip("keras")
+    curves, aif = (np.rint(100 * x) for x in series(**TRUE))
+    expected = perfusion_maps(curves, aif).cbf
+    variable = keras.Variable(curves.astype("float32"))
+    tensors = [keras.ops.convert_to_tensor(curves.astype(int)), variable, variable.value]
+    for tensor in tensors:
+        found = keras.ops.convert_to_numpy(perfusion_maps(tensor, aif).cbf)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_relative_cbf_is_one_in_the_mean_reference():
     cbf = np.array([10.0, 50.0, 70.0])
     np.testing.assert_allclose(relative_cbf(cbf, [False, True, True]), [1 / 6, 5 / 6, 7 / 6])
@@ -195,6 +221,10 @@ def test_saved_maps_read_back_with_affine_and_sidecar(tmp_path):
         ({"aif": np.ones(59)}, "59"),
         ({"concentration": 3.0}, "time axis"),
         ({"only": ("cbf", "flow")}, "flow"),
+        ({"only": None}, "None"),
+        ({"vof": np.zeros(60)}, "area: that of the VOF is 0 "),
+        ({"vof": np.full(60, np.nan)}, "area: that of the VOF is nan "),
+        ({"aif": np.r_[1.0, -1.0, np.zeros(58)], "vof": np.ones(60)}, "area: that of the AIF is 0 "),
     ],
 )
 def test_bad_arguments_are_refused_in_words(change, words):
@@ -214,3 +244,7 @@ def test_bad_arguments_are_refused_in_words(change, words):
 def test_a_reference_that_cannot_serve_is_refused(cbf, reference, words):
     with pytest.raises(ValueError, match=words):
         relative_cbf(cbf, reference)
+    ops = pytest.importorskip("keras").ops
+    for inside in (reference, ops.convert_to_tensor(reference)):
+        with pytest.raises(ValueError, match=words):
+            relative_cbf(ops.convert_to_tensor(cbf), inside)
