@@ -287,8 +287,9 @@ def _scan(found: discovery.Found) -> Scan:
 
 
 def _with_patients(scans: list[Scan], layout: discovery.Layout) -> tuple[list[Scan], tuple[str, ...]]:
-    # the list may also lie beside TRAINING where the cohort is the folder above
-    places = [layout.folder, *dict.fromkeys(found.folder.parent.parent for found in layout.cases)]
+    # the list may also lie in TRAINING, or beside it where the cohort is the folder above
+    parts = dict.fromkeys(found.folder.parent for found in layout.cases)
+    places = [layout.folder, *parts, *(part.parent for part in parts)]
     own = patients.own_list(places if layout.kind == "ISLES 2018" else places[:1])
     known, notes = patients.assign([(s.id, s.name, s.number) for s in scans], own, layout.folder)
     alone = ("Its patient is not known: it counts as a patient of its own.",)

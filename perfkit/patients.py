@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -113,7 +112,12 @@ def folds(patient: Mapping[str, str], n: int, seed: int, name: str) -> list[tupl
 
     ids = list(patient)
     names, group = np.unique(list(patient.values()), return_inverse=True)
-    if not 2 <= operator.index(n) <= len(names):
+    for what, value in (("n", n), ("seed", seed)):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name}: {what} of the folds must be a whole number; it is {value!r}. Try 5.")
+    if seed < 0:
+        raise ValueError(f"{name}: the seed of the folds must not be negative; it is {seed}. Try 0.")
+    if not 2 <= n <= len(names):
         raise ValueError(
             f"{name}: folds hold whole patients, so n lies between 2 and {len(names)} (its patients); "
             f"it is {n}. Choose fewer folds or more patients."

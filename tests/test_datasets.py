@@ -352,6 +352,12 @@ def test_the_cohorts_own_list_wins(three, first):
     assert open_cohort(three / "TRAINING").patients == cohort.patients
 
 
+def test_the_list_may_lie_in_the_part_itself(three):
+    (three / "TRAINING" / "patients.csv").write_text("case,patient\n1,P7\n2,P7\n3,P9\n")
+    for folder in (three, three / "TRAINING"):
+        assert open_cohort(folder).patients == {"case_1": "P7", "case_2": "P7", "case_3": "P9"}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -406,6 +412,12 @@ def test_folds_of_isles_are_even_and_depend_on_the_seed():
 def test_impossible_folds_are_refused(n):
     with pytest.raises(ValueError, match="n lies between 2 and 3 "):
         bare([0, 1, 2, 2]).folds(n)
+
+
+@pytest.mark.parametrize("wrong", [{"n": "5"}, {"n": None}, {"n": 2.5}, {"seed": "a"}, {"seed": -1}])
+def test_folds_take_whole_numbers(wrong):
+    with pytest.raises((TypeError, ValueError), match=r"^cohort: .*of the folds must"):
+        bare([0, 1, 2, 2]).folds(**{"n": 2, **wrong})
 
 
 # --- a plain folder -----------------------------------------------------------------------------------------
