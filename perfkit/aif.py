@@ -282,6 +282,11 @@ PLANNED = ("mouridsen", "murase", "peruzzo", "shi", "rausch")
 
 
 def _series(case) -> arteries.BrainCurves:
+    if not all(hasattr(case, name) for name in ("brain", "dt")):
+        raise TypeError(
+            f"An AIF is found in a Case or a prepared scan: {type(case).__name__} came. "
+            "Try open_cohort(folder)[0], or preprocessing.prepare(case)."
+        )
     if hasattr(case, "concentration"):
         curves = case.concentration[case.brain]
     else:

@@ -111,7 +111,12 @@ def check_frame_interval(dt, name: str) -> float:
 
 def check_affine(affine, name: str):
     """Return ``affine`` as (4, 4) float64; raise unless it is finite and its voxel size plausible."""
-    affine = np.array(affine, dtype=np.float64)
+    try:
+        affine = np.array(affine, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name}: affine must be numbers, (4, 4); it is {affine!r}. Try np.diag([dx, dy, dz, 1.0])."
+        ) from None
     if affine.shape != (4, 4):
         raise ValueError(
             f"{name}: affine must be (4, 4), voxel indices to mm; its shape is {affine.shape}. "

@@ -30,6 +30,8 @@ def roc_auc(core, score) -> float:
     """
     core, score = _binary(core, "core"), np.asarray(score)
     _same_shape(core, score, "core", "score")
+    if score.dtype.kind not in "fiub":
+        raise TypeError(f"Scores must be real numbers: values of type {score.dtype} came. Try -rcbf.")
     if np.issubdtype(score.dtype, np.floating) and np.isnan(score).any():
         raise ValueError(
             f"Scores must be numbers: {int(np.isnan(score).sum())} of {score.size} are NaN. "
@@ -155,7 +157,10 @@ def _binary(mask, name):
 
 
 def _spacing(spacing, n_axes):
-    spacing = np.asarray(spacing, dtype=float)
+    try:
+        spacing = np.asarray(spacing, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"spacing must be numbers in mm: {spacing!r} came. Take case.spacing.") from None
     if spacing.shape != (n_axes,) or not (np.isfinite(spacing) & (spacing > 0)).all():
         raise ValueError(
             f"spacing must be {n_axes} positive number(s) in mm, one per axis: {spacing.tolist()} came. "

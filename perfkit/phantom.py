@@ -70,7 +70,7 @@ def make_case(
 
 
 def _checked(seed, case, size, n_slices, n_frames, dt, what="case"):
-    if size not in SIZES:
+    if not isinstance(size, str) or size not in SIZES:
         raise ValueError(f"A phantom's size is one of {', '.join(SIZES)}; {size!r} came.")
     for name, value, least in (
         ("seed", seed, 0),

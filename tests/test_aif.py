@@ -136,6 +136,12 @@ def test_methods_that_are_not_there_are_said_to_be_so(scan):
         select_aif(scan, method="stroka")
 
 
+@pytest.mark.parametrize("what", [None, "case_1", np.ones((3, 3, 3, 20))])
+def test_what_is_no_scan_is_refused(what):
+    with pytest.raises(TypeError, match="in a Case or a prepared scan"):
+        select_aif(what)
+
+
 def test_picked_voxels_become_their_mean_curve(scan):
     pick = Pick("scan", ((6, 7, 0), (7, 7, 0)))
     found = expert_aif(scan, {"scan": pick})

@@ -153,7 +153,14 @@ def test_each_broken_rule_is_one_error_that_names_the_file(changes, words):
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(ctp=series().astype(complex)), dict(ctp=series() > 3), dict(dt="fast"), dict(dt=None)]
+    "changes",
+    [
+        dict(ctp=series().astype(complex)),
+        dict(ctp=series() > 3),
+        dict(dt="fast"),
+        dict(dt=None),
+        dict(affine="scanner"),
+    ],
 )
 def test_wrong_types_are_type_errors_that_name_the_file(changes):
     with pytest.raises(TypeError, match="scan_7"):

@@ -145,3 +145,11 @@ def test_roc_auc_is_nan_with_one_class(core):
 def test_wrong_input_is_refused_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("score", [["low", "high"], [None, None], [1j, 2j]])
+def test_what_is_no_number_is_refused(score):
+    with pytest.raises(TypeError, match="Scores must be real numbers"):
+        roc_auc([0, 1], score)
+    with pytest.raises(TypeError, match="spacing must be numbers in mm"):
+        volume_ml([0, 1], "isotropic")

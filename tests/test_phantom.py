@@ -467,6 +467,7 @@ def test_acquisition_can_be_asked_for():
     ("wrong", "error", "words"),
     [
         ({"size": "huge"}, ValueError, "tiny, small, full"),
+        ({"size": []}, ValueError, "tiny, small, full"),
         ({"seed": -1}, ValueError, "at least 0"),
         ({"seed": 1.5}, TypeError, "whole number"),
         ({"seed": True}, TypeError, "whole number"),
