@@ -7,8 +7,8 @@ import os
 import numpy as np
 
 from perfkit import paper
-from perfkit.arrays import namespace, nonzero
-from perfkit.deconvolution import deconvolution_operator, flow, lag_window
+from perfkit.arrays import checked_lambda, checked_positive, namespace, nonzero, real_tensor
+from perfkit.deconvolution import MATRICES, deconvolution_operator, flow, lag_window
 
 if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
     import keras
@@ -25,6 +25,7 @@ else:  # TensorFlow greets with a page about itself, the first lines of it past 
 from keras import layers, ops
 
 N_FRAMES = 64  # frames of the network's clock; the longest ISLES 2018 scan has 64 at 1 s
+MIN_VIEW = 16  # voxels per side; four poolings by 2 leave one of them
 VIEW_SIZE = 48  # voxels per side that the network looks at; our choice: 5 mm suffice to see a bolus
 SLOPE = 0.05  # rCBF; the paper does not state it (docs/science.md: 0.02-0.05 are sensible)
 FILTERS = (16, 32, 32, 64)  # our choice: two 3D and two 2D convolutions; the paper gives no numbers
@@ -168,7 +169,7 @@ class DeconvolutionModel(keras.Model):
         return self.network.output_shape[-1]
 
     def call(self, inputs, training=False):
-        inputs = inputs if isinstance(inputs, dict) else {"series": inputs}
+        inputs = _inputs(inputs, self.n_frames)
         series = ops.cast(inputs["series"], "float32")
         aif = self.aif(inputs, training=training)
         cbf = self.deconvolution(series, aif, inputs.get("valid"))
@@ -178,7 +179,7 @@ class DeconvolutionModel(keras.Model):
 
     def aif(self, inputs, training=False):
         """Generate the AIF on the frames of the series: (B, T)."""
-        inputs = inputs if isinstance(inputs, dict) else {"series": inputs}
+        inputs = _inputs(inputs, self.n_frames)
         n_frames = inputs["series"].shape[-1]
         view = inputs["view"] if "view" in inputs else network_view(inputs["series"], self.n_frames)
         aif = self.generate(view, training=training)
@@ -249,7 +250,13 @@ def deconvolution_model(
     -----
     Any T: the network looks at ``n_frames`` frames; a shorter scan repeats its last one, and the AIF
     is cut to the scan; of a longer scan it sees the first ``n_frames``, and the AIF keeps its last value.
+    Where Keras traces one graph for scans of different T, they are padded to ``n_frames``,
+    and none may be longer.
     """
+    if matrix not in MATRICES:
+        raise ValueError(f"matrix must be one of {', '.join(MATRICES)}: {matrix!r} came.")
+    lambda_rel = checked_lambda(lambda_rel)
+    slope = checked_positive(slope, "slope, the width of the sigmoid in rCBF,", "Try 0.05.")
     network = aif_network(n_frames, seed=seed) if network is None else network
     return DeconvolutionModel(network, matrix, lambda_rel, threshold, slope, name="deconvolution_model")
 
@@ -268,15 +275,27 @@ def network_view(series, n_frames: int = N_FRAMES, size: int = VIEW_SIZE):
     view : (B, x, y, Z, n_frames), in units of the mean curve's largest value
     """
     xp = namespace(series)
-    _, nx, ny, nz, nt = series.shape
-    step = max(1, -(-max(nx, ny) // size))
+    if len(series.shape) != 5:
+        raise ValueError(
+            f"The network looks at series (B, X, Y, Z, T): shape {tuple(series.shape)} came. "
+            "Try series[None] for one scan."
+        )
+    # sizes that a graph does not know are tensors; for them Python's max would not do
+    sizes = series.shape if xp is np else ops.shape(series)
+    nx, ny = sizes[1:3]
+    known = all(isinstance(n, int) for n in (nx, ny))
+    step = max(1, -(-max(nx, ny) // size)) if known else ops.maximum(1, -(-ops.maximum(nx, ny) // size))
     px, py = -nx % step, -ny % step
     series = xp.pad(series, ((0, 0), (0, px), (0, py), (0, 0), (0, 0)))
-    blocks = xp.reshape(series, (-1, (nx + px) // step, step, (ny + py) // step, step, nz, nt))
-    view = xp.mean(blocks, axis=(2, 4))
+    shape = (-1, (nx + px) // step, step, (ny + py) // step, step, sizes[3], sizes[4])
+    view = xp.mean(xp.reshape(series, shape), axis=(2, 4))
     mean_curve = xp.mean(view, axis=(1, 2, 3), keepdims=True)
     largest = xp.max(xp.abs(mean_curve), axis=-1, keepdims=True)
-    return _fit_time(xp, view / nonzero(xp, largest), n_frames)
+    view = view / nonzero(xp, largest)
+    if known:  # air, up to what four poolings need: a narrow volume would leave them nothing
+        missing = (max(0, MIN_VIEW - n) for n in shape[1:5:2])
+        view = xp.pad(view, ((0, 0), *((0, n) for n in missing), (0, 0), (0, 0)))
+    return _fit_time(xp, view, n_frames)
 
 
 @keras.saving.register_keras_serializable("perfkit")
@@ -294,9 +313,9 @@ def soft_dice_loss(core, core_probability):
     -------
     (B,), in [0, 1]; 0 where both are empty
     """
-    core_probability = ops.convert_to_tensor(core_probability)
-    core = ops.cast(core, core_probability.dtype)
-    if tuple(core.shape[1:]) != tuple(core_probability.shape[1:]) and None not in core.shape:
+    core_probability = real_tensor(core_probability, "The probability")
+    core = real_tensor(core, "The mask", core_probability.dtype)
+    if not _may_equal(core.shape, core_probability.shape):
         raise ValueError(
             "Mask and probability must have one shape: "
             f"{tuple(core.shape)} and {tuple(core_probability.shape)} came."
@@ -309,10 +328,43 @@ def soft_dice_loss(core, core_probability):
 
 def _fit_time(xp, x, n_frames):
     """Cut the last axis, or repeat its last value, to a length."""
+    if x.shape[-1] is None:
+        long = xp.concatenate([x, xp.repeat(x[..., -1:], n_frames, axis=-1)], axis=-1)
+        return xp.reshape(long[..., :n_frames], (*xp.shape(x)[:-1], n_frames))
     missing = n_frames - x.shape[-1]
     if missing <= 0:
         return x[..., :n_frames]
     return xp.concatenate([x, xp.repeat(x[..., -1:], missing, axis=-1)], axis=-1)
+
+
+def _inputs(inputs, n_frames):
+    """The inputs as a dict, checked; a series of unknown T, in a graph, is padded to ``n_frames``."""
+    inputs = dict(inputs) if isinstance(inputs, dict) else {"series": inputs}
+    if inputs.get("series") is None:
+        raise ValueError(f"The model needs a series: {', '.join(inputs)} came. Give it, or a dict with it.")
+    series = inputs["series"]
+    for name in {"brain", "reference_tissue"} & set(inputs):
+        if not _may_equal(inputs[name].shape, series.shape[:-1]):
+            raise ValueError(
+                f"{name} must have the shape of the voxels, {tuple(series.shape[:-1])}: "
+                f"{tuple(inputs[name].shape)} came."
+            )
+    if series.shape[-1] is not None:
+        return inputs
+    inputs.setdefault("view", network_view(series, n_frames))
+    valid = inputs.get(
+        "valid", ops.ones_like(series[:, 0, 0, 0, :] if len(series.shape) == 5 else series[:, 0])
+    )
+    missing = n_frames - ops.shape(series)[-1]
+    for name, curves in (("series", series), ("valid", valid)):
+        padded = ops.pad(curves, [(0, 0)] * (len(curves.shape) - 1) + [(0, missing)])
+        inputs[name] = ops.reshape(padded, (*ops.shape(curves)[:-1], n_frames))
+    return inputs
+
+
+def _may_equal(a, b):
+    """Whether two shapes can be equal, as far as a graph knows them."""
+    return len(a) == len(b) and all(None in (m, n) or m == n for m, n in zip(a, b, strict=True))
 
 
 def _gaussian(n, sigma):

@@ -161,3 +161,45 @@ def test_half_precision_policies_leave_the_deconvolution_alone():
 def test_too_few_filters_are_refused():
     with pytest.raises(ValueError, match="filters"):
         aif_network(filters=(8, 8))
+
+
+def test_scans_of_any_slices_and_frames_go_through_one_compiled_model():
+    """Keras relaxes the shapes of its graph at the second scan: to unknown Z, then unknown T and X."""
+    rng = np.random.default_rng(0)
+    model = deconvolution_model(seed=2)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), soft_dice_loss)
+    for shape in ((24, 20, 2, 40), (24, 20, 5, 40), (24, 20, 3, 64), (32, 20, 3, 50)):
+        series = rng.standard_normal((1, *shape)).astype("float32")
+        direct = keras.ops.convert_to_numpy(model(series))
+        np.testing.assert_allclose(model.predict_on_batch(series), direct, atol=2e-3)
+        assert np.isfinite(model.train_on_batch(series, (series[..., 0] > 1).astype("float32")))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (256, 10)])
+def test_a_narrow_volume_leaves_the_poolings_something(shape):
+    series = np.random.default_rng(0).standard_normal((1, *shape, 1, 12)).astype("float32")
+    assert np.isfinite(keras.ops.convert_to_numpy(deconvolution_model()(series))).all()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [({"matrix": "toeplitz"}, "toeplitz"), ({"lambda_rel": 0}, "lambda_rel"), ({"slope": 0}, "slope")],
+)
+def test_a_model_that_cannot_work_is_refused_when_it_is_made(options, words):
+    with pytest.raises(ValueError, match=words):
+        deconvolution_model(**options)
+
+
+def test_inputs_that_do_not_fit_are_refused_in_words():
+    model, series = deconvolution_model(), np.ones((1, 16, 16, 2, 12), "float32")
+    for inputs, words in (
+        (series[0], r"series\[None\]"),
+        ({"brain": series[..., 0]}, "needs a series"),
+        ({"series": series, "brain": np.ones((1, 5, 5, 2))}, "brain must have the shape"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model(inputs)
+    with pytest.raises(ValueError, match="one shape"):
+        soft_dice_loss(np.ones((2, 4)), np.ones((1, 4)))
+    with pytest.raises(TypeError, match="The mask must be real numbers"):
+        soft_dice_loss("core", np.ones((1, 4)))
