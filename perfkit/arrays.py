@@ -70,6 +70,11 @@ def real_array(values, name):
         raise TypeError(f"{name} must be real numbers: {type(values).__name__} came ({error}).") from None
 
 
+def matmul(xp, a, b):
+    """Matrix product in the precision of its factors: Keras multiplies doubles of PyTorch as singles."""
+    return a @ b if type(a).__module__.startswith("torch") else xp.matmul(a, b)
+
+
 def rfft(xp, x):
     if xp is not np:
         return xp.rfft(x)

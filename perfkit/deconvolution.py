@@ -23,6 +23,7 @@ from perfkit.arrays import (
     irfft,
     is_tensor,
     like,
+    matmul,
     namespace,
     nonzero,
     rfft,
@@ -163,7 +164,7 @@ def convolve(irf, aif, dt=1.0):
     c_i = Σ_j A_ij k_j with the Volterra weights: exact where both are piecewise linear.
     """
     irf, aif, xp = together(irf, aif)
-    return xp.matmul(irf, xp.swapaxes(volterra_matrix(aif, dt), -1, -2))
+    return matmul(xp, irf, xp.swapaxes(volterra_matrix(aif, dt), -1, -2))
 
 
 # ---------------------------------------------------------------- the inverse direction
@@ -217,7 +218,7 @@ def impulse_response(
     operator = deconvolution_operator(
         aif, dt, matrix=matrix, regularization=regularization, lambda_rel=lambda_rel, solver=solver
     )
-    return xp.matmul(curves, xp.swapaxes(cast(xp, operator, curves), -1, -2))
+    return matmul(xp, curves, xp.swapaxes(cast(xp, operator, curves), -1, -2))
 
 
 def deconvolution_operator(
@@ -298,7 +299,7 @@ def filtered_inverse(u, s, vt, filter_factors):
     xp = namespace(s)
     safe = xp.where(s > 0, s, xp.ones_like(s))  # before the division: a masked NaN still spoils gradients
     inverse = xp.where(s > 0, filter_factors / safe, xp.zeros_like(s))
-    return xp.matmul(xp.swapaxes(vt, -1, -2) * inverse[..., None, :], xp.swapaxes(u, -1, -2))
+    return matmul(xp, xp.swapaxes(vt, -1, -2) * inverse[..., None, :], xp.swapaxes(u, -1, -2))
 
 
 def tikhonov_filter(s, lambda_rel=paper.LAMBDA_REL):
@@ -340,9 +341,9 @@ def _cholesky_operator(xp, a, regularization, lambda_rel):
     """
     at = xp.swapaxes(a, -1, -2)
     _, _, vt = singular_value_decomposition(a if xp is np else xp.stop_gradient(a))
-    largest = xp.sum(xp.matmul(a, vt[..., 0, :, None]) ** 2, axis=(-1, -2))[..., None, None]
+    largest = xp.sum(matmul(xp, a, vt[..., 0, :, None]) ** 2, axis=(-1, -2))[..., None, None]
     identity = like(xp, np.eye(a.shape[-1]), a)
-    normal = xp.matmul(at, a) + nonzero(xp, lambda_rel**2 * largest) * identity
+    normal = matmul(xp, at, a) + nonzero(xp, lambda_rel**2 * largest) * identity
     if xp is np:
         return np.linalg.solve(normal, at)
     factor = xp.cholesky(normal)

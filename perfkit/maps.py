@@ -15,6 +15,7 @@ from perfkit.arrays import (
     checked_dt,
     concrete,
     is_tensor,
+    matmul,
     namespace,
     nonzero,
     real_array,
@@ -171,7 +172,7 @@ def _reader(aif, dt, options, t0, dtype, only):
 
     def irf(curves):
         if options["regularization"] != "osvd":
-            return xp.matmul(curves, operator)
+            return matmul(xp, curves, operator)
         k = impulse_response(curves, aif, dt, **options)
         return k[..., lags] if xp is np else xp.take(k, lags % k.shape[-1], axis=-1)
 
@@ -181,7 +182,7 @@ def _reader(aif, dt, options, t0, dtype, only):
             peak, lag = _peak(xp, irf(curves))
             found |= {"cbf": FLOW_UNITS * peak, "tmax": (lag + int(lags[0])) * dt}
         if {"cbv", "mtt"} & set(only):
-            found["cbv"] = VOLUME_UNITS * xp.matmul(curves, weights) / area
+            found["cbv"] = VOLUME_UNITS * matmul(xp, curves, weights) / area
         if "mtt" in only:
             cbf, cbv = found["cbf"], found["cbv"]
             found["mtt"] = xp.where(cbf > 0, 60 * cbv / nonzero(xp, cbf), xp.zeros_like(cbf))

@@ -218,3 +218,17 @@ def test_what_is_no_number_beside_a_tensor_is_refused():
         impulse_response(ops.convert_to_tensor(TISSUE), "bolus")
     with pytest.raises(TypeError, match="The AIF must be real numbers"):
         volterra_matrix(ops.convert_to_tensor(np.ones(N, "complex64")))
+
+
+@pytest.mark.parametrize("matrix, regularization", SOLVERS)
+def test_all_solvers_agree_on_tensors(matrix, regularization):
+    for dtype, tolerance in (("float64", 1e-10), ("float32", 1e-5)):
+        curves, aif = (ops.convert_to_tensor(a.astype(dtype)) for a in (TISSUE, AIFS["pre-bolus zeros"]))
+        expected = impulse_response(
+            TISSUE, AIFS["pre-bolus zeros"], matrix=matrix, regularization=regularization
+        )
+        for solver in SOLVERS[matrix, regularization]:
+            k = impulse_response(curves, aif, matrix=matrix, regularization=regularization, solver=solver)
+            found = ops.convert_to_numpy(k)
+            assert found.dtype == dtype
+            np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
