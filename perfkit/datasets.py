@@ -161,6 +161,21 @@ class Cohort:
             )
         return self.scans[position]
 
+    def first(self) -> Case:
+        """Load the first scan that can be read; a broken one before it is passed over.
+
+        Raises
+        ------
+        ValueError : no scan can be read; the first reason is named.
+        """
+        reasons = []
+        for scan in self.scans:
+            try:
+                return scan.load()
+            except (OSError, ValueError) as error:
+                reasons.append(str(error))
+        raise ValueError(f"None of the {len(self)} scans of {self.folder} can be read: {reasons[0]}")
+
     def select(self, which) -> Cohort:
         """Return a cohort of the first ``which`` scans (int) or of those with the ids ``which``."""
         if isinstance(which, str):
@@ -252,6 +267,25 @@ def open_cohort(folder: str | Path) -> Cohort:
             s.has_core for s in scans
         )
     return Cohort(scans, layout.folder, kind=layout.kind, notes=notes)
+
+
+def open_series(path: str | Path) -> Cohort:
+    """Open one NIfTI series as a cohort of one scan, whatever lies beside it.
+
+    Parameters
+    ----------
+    path : .nii or .nii.gz, 4-D
+
+    Raises
+    ------
+    FileNotFoundError, ValueError : no such file; not a series that can be read.
+    """
+    path = Path(path)
+    name = path.name.removesuffix(".gz").removesuffix(".nii")
+    scan = _scan(discovery.Found(id=name, folder=path.parent, name=name, series=path))
+    if scan.problem:
+        raise ValueError(scan.problem)
+    return Cohort([scan], path.parent)
 
 
 def _scan(found: discovery.Found) -> Scan:

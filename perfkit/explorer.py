@@ -13,17 +13,16 @@ LAGS = np.arange(-10, 31, 0.25)  # s, where the true k is drawn
 
 @dataclass(frozen=True)
 class Control:
-    """A slider: its label, range and step; ``log`` for powers of ten."""
+    """A slider: its label, range and step."""
 
     label: str
     low: float
     high: float
     step: float
-    log: bool = False
 
 
 CONTROLS = {
-    "lambda_rel": Control("λ_rel", 0.01, 1.0, 0.05, log=True),
+    "lambda_rel": Control("λ_rel", 0.01, 1.0, 0.01),
     "delay": Control("delay (s)", -4.0, 8.0, 0.5),
     "fwhm": Control("AIF width (s)", 5.0, 20.0, 0.5),
     "noise": Control("noise (HU)", 0.0, 3.0, 0.1),
@@ -209,11 +208,7 @@ def _slider(name: str, value: float):
     control = CONTROLS[name]
     shared = {"value": value, "description": control.label, "continuous_update": True}
     style = {"style": {"description_width": "95px"}, "layout": {"width": "98%"}}
-    if control.log:
-        low, high = np.log10([control.low, control.high])
-        slider = widgets.FloatLogSlider(min=low, max=high, step=control.step, readout_format=".2g", **shared)
-    else:
-        slider = widgets.FloatSlider(min=control.low, max=control.high, step=control.step, **shared)
+    slider = widgets.FloatSlider(min=control.low, max=control.high, step=control.step, **shared)
     slider.style, slider.layout = style["style"], style["layout"]
     return slider.add_class(f"perfkit-{name}")
 

@@ -43,8 +43,10 @@ FIGURES = {
     ),
     "aif_curves": (
         "AIF curves",
-        "The arterial input functions of all arms. rCBF does not depend on the height of an AIF, so curves "
-        "are compared by shape.",
+        "The input functions of all arms, scaled to one peak: rCBF does not depend on the height of an AIF. "
+        "With the circulant matrix it does not depend on its timing either, so nothing in the loss asks a "
+        "learned curve to come when the blood does, or to stay above zero: it is whatever serves the map, "
+        "and no measurement of an artery.",
     ),
     "training_history": ("Training", "Thin lines are folds, thick lines are the mean over folds."),
 }
@@ -85,7 +87,7 @@ def write_report(
     pooled_auc : {arm: AUC over all voxels} of the first matrix, or {matrix: {arm: AUC}}.
     figures : {name: plotly figure}; the names of ``FIGURES`` have their place and words, others come
         after them. Fig. 3 is drawn from the scores where it is not given.
-    notebooks : (path, title) of the executed notebooks; links are relative to the run's folder.
+    notebooks : (path, title) of the executed notebooks, absolute or relative to the run's folder.
     parameters : {name: value} of the run, printed as they are.
     notes : lines the reader should know.
     failures : (case, reason) or lines; scans that are in no number.
@@ -174,8 +176,7 @@ def _embed(figure, name):
 
 def _notebook(folder, path, name):
     """Return a link to an executed notebook, and to its page where one lies beside it."""
-    path = Path(path)
-    path = path if path.is_absolute() or path.exists() else folder / path
+    path = folder / path  # an absolute one stays itself
     link = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
     page = path.with_suffix(".html")
     return {

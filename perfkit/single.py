@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from perfkit import paper
-from perfkit.aif import select_aif, voxel_aif
-from perfkit.datasets import Cohort, open_cohort
+from perfkit.aif import partial_volume_factor, select_aif, select_vof, voxel_aif
+from perfkit.datasets import Cohort, open_cohort, open_series
 from perfkit.deconvolution import impulse_response
 from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf, save_maps
 from perfkit.metrics import volume_ml
@@ -86,6 +86,7 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
     """
     picked = voxels is not None
     aif = voxel_aif(prepared.concentration, voxels, prepared.dt) if picked else select_aif(prepared)
+    vof, said = scaling_vof(prepared, aif)
     maps = perfusion_maps(
         prepared.concentration,
         aif.curve,
@@ -93,6 +94,7 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
         matrix=matrix,
         lambda_rel=lambda_rel,
         mask=prepared.brain,
+        vof=vof,
     )
     rcbf = relative_cbf(maps.cbf, prepared.reference_tissue)
     core = core_mask(rcbf, prepared.brain)
@@ -100,7 +102,7 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
     method = {**maps.method, "aif": aif.method, "aif_voxels": np.asarray(aif.voxels).tolist()}
     images = {**dict(maps.items()), "rcbf": rcbf, "core": core, "penumbra": penumbra}
     save_maps(folder, prepared.id, images, prepared.affine, method=method)
-    notes = [*prepared.notes, *aif.notes]
+    notes = [*prepared.notes, *aif.notes, said]
     record = {
         "method": aif.method,
         "voxels": method["aif_voxels"],
@@ -117,6 +119,29 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
         prepared.id, *sizes, len(aif.voxels), folder
     )
     return "\n".join([line, *(f"  {note}" for note in notes)])
+
+
+def scaling_vof(prepared: Prepared, aif):
+    """Find the venous curve whose area undoes the AIF's partial volume, where the scan holds all of it.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    aif : AIF of the same scan
+
+    Returns
+    -------
+    vof : (T,), HU above baseline, or None;  words : what was done, with the factor
+    """
+    try:
+        vof = select_vof(prepared, aif)
+    except ValueError as error:
+        return None, f"CBF and CBV are relative, their AIF is not corrected for partial volume: {error}"
+    factor = partial_volume_factor(aif, vof)
+    if not factor > 1:
+        why = "the venous curve is cut off or smaller than the AIF"
+        return None, f"CBF and CBV are relative, their AIF is not corrected for partial volume: {why}."
+    return vof.curve, f"The AIF is scaled by {factor:.2f} to the area of the venous curve (partial volume)."
 
 
 def parse_voxels(text: str) -> np.ndarray:
@@ -137,10 +162,4 @@ def _open(source: Path) -> Cohort:
         return open_cohort(source)
     if not source.name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"A series is a NIfTI file, .nii or .nii.gz, and {source} is not. Convert it first.")
-    cohort = open_cohort(source.parent)
-    own = [scan.id for scan in cohort.scans if Path(scan.path).resolve() == source.resolve()]
-    if not own:
-        raise ValueError(
-            f"Maps need a 4-D series; {source} is a mask or a map. Try its folder, {source.parent}."
-        )
-    return cohort.select(own)
+    return open_series(source)

@@ -236,7 +236,7 @@ def assemble_report(folder) -> Path:
 
     from perfkit.report import write_report
 
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     for name in ("scores.csv", "metrics.json"):
         if not (folder / name).exists():
             raise FileNotFoundError(

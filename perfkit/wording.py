@@ -125,17 +125,17 @@ def comparison_rows(tests) -> list[dict]:
                 "difference": signed(metric, order[0]["difference"]),
                 "p": [p_value(test["p"]).removeprefix("p ").removeprefix("= ") for test in order],
                 "n": [order[0]["n"], order[2]["n"]],
-                "words": comparison_sentence(metric, order[0], order[2]),
+                "words": comparison_sentence(metric, order[2]),
             }
         )
     return rows
 
 
-def comparison_sentence(metric, scans, patients) -> str:
-    """Say one comparison in words, judged by the test that respects pairs and patients."""
+def comparison_sentence(metric, patients) -> str:
+    """Say one comparison in words: the difference over patients, judged by their test."""
     if not np.isfinite(patients["p"]):
         return f"No test was possible: {patients['note'].split(':')[0]}."
-    said = difference(metric, scans["difference"]).capitalize()
+    said = difference(metric, patients["difference"]).capitalize()
     return f"{said}; chance alone {'would seldom do' if patients['p'] < SIGNIFICANCE else 'can do'} that."
 
 

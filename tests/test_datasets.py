@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import layouts
 import numpy as np
@@ -582,3 +583,19 @@ def test_the_truth_beside_a_phantom_is_read_when_asked_for(three):
     (folder / "truth.json").write_text('{"aif": [0, 1')
     with pytest.raises(ValueError, match=r"truth\.json: the truth must be JSON"):
         cohort["case_2"].truth["aif"]
+
+
+def test_first_passes_over_a_broken_scan(tmp_path):
+    layouts.isles18(tmp_path, training=(1, 2), testing=())
+    cohort = open_cohort(tmp_path)
+    series = Path(cohort.scans[0].path)
+    series.write_bytes(series.read_bytes()[: series.stat().st_size // 2])
+    assert open_cohort(tmp_path).first().id == cohort.scans[1].id
+
+
+def test_first_says_why_there_is_none(tmp_path):
+    layouts.isles18(tmp_path, training=(1,), testing=())
+    series = Path(open_cohort(tmp_path).scans[0].path)
+    series.write_bytes(series.read_bytes()[: series.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"None of the 1 scans.*can be read"):
+        open_cohort(tmp_path).first()

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from perfkit import single
+from perfkit.aif import select_aif
 from perfkit.datasets import open_cohort
 from perfkit.maps import perfusion_maps
 from perfkit.preprocessing import prepare
@@ -81,7 +83,8 @@ def test_the_line_says_what_came_out(mapped, series):
     core = nib.load(folder / "case_2_core.nii.gz").get_fdata()
     volume = core.sum() * np.prod(series["case_2"].spacing) / 1000
     assert lines[0].startswith(f"case_2: core {volume:.1f} ml, penumbra ")
-    assert lines[0].endswith(str(folder))
+    assert f"maps in {folder}\n" in lines[0]
+    assert "partial volume" in lines[0]  # how far CBF and CBV are to be trusted
 
 
 def test_a_weak_aif_and_a_guessed_interval_are_told(tmp_path, series):
@@ -150,8 +153,30 @@ def test_a_file_that_is_no_series_is_named(tmp_path, series):
         single.map_scans(text, tmp_path / "out")
     shutil.copy(series["case_1"].path, tmp_path / "a.nii.gz")
     shutil.copy(series["case_1"].core_path, tmp_path / "a_core.nii.gz")
-    with pytest.raises(ValueError, match=r"a_core\.nii\.gz is a mask"):
+    with pytest.raises(ValueError, match=r"a_core\.nii\.gz.*must be 4-D"):
         single.map_scans(tmp_path / "a_core.nii.gz", tmp_path / "out")
+
+
+def test_a_file_is_mapped_whatever_lies_beside_it(tmp_path, series):
+    shutil.copy(series["case_2"].path, tmp_path / "scan.nii.gz")
+    (tmp_path / "broken.nii.gz").write_bytes(b"not a gzip file")
+    lines = []
+    assert single.map_scans(tmp_path / "scan.nii.gz", tmp_path / "out", say=lines.append) == 0
+    assert len(lines) == 1 and lines[0].startswith("scan: core ")
+
+
+def test_the_vein_undoes_the_partial_volume_of_the_artery(series, monkeypatch):
+    """The same curve, four times as high, as vein: CBF falls to a quarter and the factor is told."""
+    prepared = prepare(series["case_2"].load())
+    artery = select_aif(prepared)
+    curve = np.where(prepared.times < 25, artery.curve, 0)  # all of it in the scan
+    artery = replace(artery, curve=curve)
+    monkeypatch.setattr(single, "select_vof", lambda *_: replace(artery, curve=4 * curve))
+    vof, words = single.scaling_vof(prepared, artery)
+    assert "4.00" in words
+    np.testing.assert_allclose(vof, 4 * curve)
+    monkeypatch.setattr(single, "select_vof", lambda *_: replace(artery, curve=curve / 2))
+    assert single.scaling_vof(prepared, artery)[0] is None
 
 
 @pytest.mark.parametrize("text, voxels", [("1 2 3", [[1, 2, 3]]), (" 1 2 3 ;4  5 6", [[1, 2, 3], [4, 5, 6]])])
