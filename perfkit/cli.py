@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 PRESETS = ("tiny", "quick", "full")
+SIZES = ("tiny", "small", "full")
 MATRICES = ("circulant", "volterra")
 INTERRUPTED = 130  # what typer makes of Ctrl-C, before we could see it
 
@@ -76,6 +77,7 @@ def study(
     from perfkit.study import run_study
 
     _known("preset", preset, PRESETS)
+    _known("size", size, SIZES)
     _folder("out", out)
     page = run_study(out, cohort, n=n, size=size, preset=preset, folds=folds, seed=seed, say=typer.echo)
     typer.echo(f"file://{page}")
@@ -250,7 +252,7 @@ def _complain(words):
 def main():
     """Run the command line; what a user can mend is one line on stderr and exit status 1."""
     try:
-        app()
+        app(prog_name="perfkit")
     except (ValueError, OSError, RuntimeError) as error:
         _complain(f"perfkit: {error}")
         sys.exit(1)

@@ -158,7 +158,9 @@ def parse_voxels(text: str) -> np.ndarray:
 
 
 def _open(source: Path) -> Cohort:
-    if not source.is_file():
+    if not source.exists():
+        raise FileNotFoundError(f"Maps need a series or a folder of scans: {source} does not exist.")
+    if source.is_dir():
         return open_cohort(source)
     if not source.name.lower().endswith((".nii", ".nii.gz")):
         raise ValueError(f"A series is a NIfTI file, .nii or .nii.gz, and {source} is not. Convert it first.")

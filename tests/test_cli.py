@@ -89,7 +89,7 @@ def test_the_version_is_the_package_s(run):
 
 
 WRONG = {
-    "maps nowhere": "nowhere: the cohort's folder does not exist",
+    "maps nowhere": "nowhere does not exist",
     "maps {empty}": "this folder holds nothing",
     "maps {file}": "notes.txt is not",
     "maps {tiny} --case case_99": "there is no scan 'case_99'",
