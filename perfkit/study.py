@@ -179,13 +179,13 @@ def save_results(
     for name, figure in figures.items():
         save_figure(figure, folder / "figures" / name)
         figure.write_json(folder / "figures" / f"{name}.json")
-    left_out = [*failures, *((f"{case}, {arm}", why) for (case, arm), why in evaluation.failures.items())]
+    without = [f"No {arm} result for {case}: {why}" for (case, arm), why in evaluation.failures.items()]
     metrics = {
         "cohort": cohort,
         "parameters": parameters,
         "pooled_auc": _without_nan(evaluation.pooled_auc),
-        "notes": list(notes),
-        "failures": left_out,
+        "notes": [*notes, *without],
+        "failures": list(failures),
         "mean": _without_nan(_means(evaluation.scores)),
     }
     path = folder / "metrics.json"
