@@ -72,9 +72,8 @@ def rcbf_map(prepared: Prepared, aif, matrix: str = "circulant", lambda_rel: flo
     -------
     rcbf : (X, Y, Z), 0 outside the brain
     """
-    maps = perfusion_maps(
-        prepared.concentration, aif, prepared.dt, matrix=matrix, lambda_rel=lambda_rel, mask=prepared.brain
-    )
+    options = {"matrix": matrix, "lambda_rel": lambda_rel, "mask": prepared.brain, "only": ("cbf",)}
+    maps = perfusion_maps(prepared.concentration, aif, prepared.dt, **options)
     return relative_cbf(maps.cbf, prepared.reference_tissue)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from perfkit import paper
+from perfkit import __version__, paper
 from perfkit.augment import Augmentation
 from perfkit.datasets import open_cohort
 from perfkit.metrics import dice, roc_auc
@@ -64,7 +64,7 @@ class Settings:
         return replace(PRESETS[name], **({"epochs": epochs} if epochs else {}), **changes)
 
 
-# our choice: quick fits the study into ten minutes on two cores; full goes on until the loss is flat
+# our choice: quick fits the study into ten minutes on two cores; full is six times as long
 PRESETS = {"tiny": Settings(epochs=2), "quick": Settings(epochs=24), "full": Settings(epochs=150)}
 
 
@@ -281,6 +281,8 @@ class FoldTraining:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             print(f"{path} cannot be read ({error}): this fold starts anew.")
             return
+        if any(tuple(v.shape) != value.shape for v, value in zip(variables, values, strict=True)):
+            return  # of another network
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         self.history = history
@@ -299,8 +301,8 @@ def _inputs(sample, view=None, undo=None):
 
 
 def _fingerprint(settings, samples) -> str:
-    """Tell runs apart: equal settings on equal data with equal code versions may be continued."""
-    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    """Tell runs apart: equal settings on equal data, by the same version, may be continued."""
+    digest = hashlib.sha256(json.dumps([__version__, asdict(settings)], sort_keys=True).encode())
     for sample in samples:
         digest.update(sample.id.encode())
         for array in (sample.core, sample.reference_tissue, sample.view):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from perfkit import tables
+from perfkit.network import aif_network
 from perfkit.preprocessing import Prepared
 from perfkit.training import (
     PRESETS,
@@ -215,3 +216,10 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(tmp_path, tiny_cohort):
     assert set(resumed.aifs) == set(whole.aifs)
     for name, curve in whole.aifs.items():
         np.testing.assert_allclose(resumed.aifs[name], curve, rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_of_another_network_is_not_loaded(tmp_path, monkeypatch):
+    training, held_out = fold(tmp_path)
+    training.run(held_out)
+    monkeypatch.setitem(aif_network.__kwdefaults__, "filters", (8, 8, 8))
+    assert fold(tmp_path)[0].history == []
