@@ -12,10 +12,12 @@ LAYERS = [
     "__init__ paper paths arrays checks nifti gamma brain midline drawing tables installer",
     "case curves masks deconvolution metrics annotations bootstrap"
     " volumes patients discovery arteries anatomy recipe forward lesion scanner layout overlays",
+    "quality clusters gammaclusters",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
-    "arms single departures training figures explorer pickerview wording",
-    "picker batch report",
-    "study bench doctor",
+    "arms single departures training figures explorer pickerview wording suggestions published",
+    "picker batch report raters methods",
+    "study bench doctor session",
+    "aifcli",
     "cli",
     "__main__",
 ]
