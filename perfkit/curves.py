@@ -272,23 +272,23 @@ def fit_gamma_variate(curve, dt) -> GammaVariate:
         )
     fallen = np.flatnonzero(curve[top:] <= FIT_DOWN_TO * curve[top])
     last = top + int(fallen[0]) if fallen.size else len(curve) - 1
-    t, c = np.arange(last + 1) * float(dt), curve[: last + 1]
+    t, c = np.arange(last + 1) * float(dt), curve[: last + 1] / curve[top]
 
     def unpack(p):
         rise, fwhm = np.exp(np.clip(p[1:3], -5, 8))
-        return p[0], p[0] + rise, fwhm, p[3] * curve[top]
+        return p[0], p[0] + rise, fwhm, p[3]
 
     arrival, peak_time = float(arrival_time(curve, dt)), top * float(dt)
     start = min(arrival, peak_time - dt) - 0.3 * (peak_time - arrival)
     width = full_width_half_maximum(curve, dt)
     width = float(width) if np.isfinite(width) else peak_time - start
     guess = [start, np.log(peak_time - start), np.log(width), 1.0]
-    fit = least_squares(
-        lambda p: gamma_variate(t, *unpack(p)) - c, guess, method="trf", x_scale=[1, 0.1, 0.1, 0.1]
-    )
+    method = "lm" if len(c) >= len(guess) else "trf"  # MINPACK is twice as fast, but refuses too few points
+    fit = least_squares(lambda p: gamma_variate(t, *unpack(p)) - c, guess, method=method)
     spread = ((c - c.mean()) ** 2).sum()
     r2 = 1 - 2 * fit.cost / spread if spread else 0.0
-    return _judged(*map(float, unpack(fit.x)), float(r2))
+    t0, ttp, fwhm, height = map(float, unpack(fit.x))
+    return _judged(t0, ttp, fwhm, height * float(curve[top]), float(r2))
 
 
 def _judged(t0, ttp, fwhm, peak, r2):
