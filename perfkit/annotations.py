@@ -3,20 +3,23 @@
 A pick is one line that is appended and forced to disk in one write; no line is ever rewritten. The latest
 pick of a case counts, and a pick without voxels withdraws what came before. A line that cannot be read is
 reported with its number, left as it is, and skipped.
+
+Writers take turns (``perfkit.durable``), so that a torn line and the next pick cannot meet. Readers take no
+lock: they work where nobody may write, and never wait. A file without any byte holds no picks.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+from perfkit import durable
 
 VERSION = 1  # of the file format
 COLUMNS = ("case", "voxels", "vof_voxels", "time", "comment", "version")
@@ -81,8 +84,10 @@ def read(path: str | Path) -> list[Pick]:
     ValueError : it is not a picks file.
     """
     path = Path(path)
-    lines = path.read_bytes().decode("utf-8-sig", errors="replace").splitlines()
-    _check_header(path, lines[0] if lines else "")
+    lines = durable.read_whole(path).decode("utf-8-sig", errors="replace").splitlines()
+    if not lines:
+        return []
+    _check_header(path, lines[0])
     picks = []
     # Line by line, never csv over the file: one torn quote would swallow every line after it.
     for number, line in enumerate(lines[1:], start=2):
@@ -100,8 +105,8 @@ def read(path: str | Path) -> list[Pick]:
 def append(path: str | Path, pick: Pick) -> None:
     """Add one pick to the file, made with its folders where it does not exist.
 
-    When this returns, the line is on disk. Two processes may append at the same time: each line goes out in
-    one write to a file opened for appending, so neither loses a pick.
+    When this returns, the line is on disk. Any number of processes may append at the same time. Where it
+    raises, the picks before are as they were; what a full disk took of the line is for ``read`` to report.
 
     Parameters
     ----------
@@ -111,17 +116,10 @@ def append(path: str | Path, pick: Pick) -> None:
     Raises
     ------
     ValueError : the file exists and is not a picks file.
+    TimeoutError : another process holds the lock and does not let go of it.
     OSError : it cannot be written.
     """
-    path = Path(path)
-    if not path.exists():
-        _create(path)
-    with path.open("rb") as file:
-        _check_header(path, file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n"))
-        file.seek(-1, os.SEEK_END)
-        torn = file.read(1) != b"\n"  # a killed writer's half line must not swallow this pick
-    line = ("\n" if torn else "") + _line(pick)
-    _write(path, line.encode("utf-8"), os.O_WRONLY | os.O_APPEND)
+    durable.append_line(Path(path), _line(pick), ",".join(COLUMNS), _check_header)
 
 
 def latest(path: str | Path) -> dict[str, Pick]:
@@ -135,11 +133,25 @@ def latest(path: str | Path) -> dict[str, Pick]:
     -------
     Case id -> pick, without the cases whose latest pick is withdrawn (no AIF voxels and no VOF voxels).
     """
+    return {case: pick for case, pick in standing(path).items() if pick.voxels or pick.vof_voxels}
+
+
+def standing(path: str | Path) -> dict[str, Pick]:
+    """Find what the rater said last about each case, withdrawals among it.
+
+    Parameters
+    ----------
+    path : CSV file of the rater.
+
+    Returns
+    -------
+    Case id -> pick that counts, as for ``latest``; one without any voxels is a withdrawal.
+    """
     found: dict[str, Pick] = {}
     for pick in read(path):
         if pick.case not in found or _instant(pick.time) >= _instant(found[pick.case].time):
             found[pick.case] = pick
-    return {case: pick for case, pick in found.items() if pick.voxels or pick.vof_voxels}
+    return found
 
 
 def rater_file(cohort_folder: str | Path, rater: str, aif_root: str | Path) -> Path:
@@ -201,7 +213,7 @@ def _split(text: str) -> list[list[str]]:
 def _line(pick: Pick) -> str:
     joined = ["; ".join(" ".join(map(str, v)) for v in group) for group in (pick.voxels, pick.vof_voxels)]
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(
+    csv.writer(out, lineterminator="").writerow(
         [pick.case, *joined, pick.time, pick.comment, str(pick.version)]
     )
     return out.getvalue()
@@ -235,33 +247,3 @@ def _check_header(path: Path, line: str) -> None:
             f"{path} is not a file of picks: its first line should read {','.join(COLUMNS)!r} but reads "
             f"{line[:120]!r}. Mend the line or take another file name."
         )
-
-
-def _create(path: Path) -> None:
-    """Put a file with the header in place at once, unless somebody else was faster."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    header = (",".join(COLUMNS) + "\n").encode()
-    try:
-        _write(Path(draft), header, os.O_WRONLY)
-        os.chmod(draft, 0o644)  # mkstemp makes it private; colleagues share a folder of picks
-        try:
-            os.link(draft, path)  # unlike os.replace, never over an existing file
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            if not path.exists():
-                os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
-
-
-def _write(path: Path, data: bytes, flags: int) -> None:
-    handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
-    try:
-        if os.write(handle, data) != len(data):
-            raise OSError(f"{path}: the pick was written only in part. Is the disk full?")
-        os.fsync(handle)
-    finally:
-        os.close(handle)

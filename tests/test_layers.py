@@ -9,9 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
-    "__init__ paper paths arrays checks nifti gamma brain midline drawing tables installer",
+    "__init__ paper paths arrays checks nifti gamma brain midline drawing tables durable installer",
     "case curves masks deconvolution metrics annotations bootstrap"
-    " volumes patients discovery arteries anatomy recipe forward lesion scanner layout overlays",
+    " volumes patients discovery anatomy recipe forward lesion scanner layout overlays",
+    "arteries",
     "quality clusters gammaclusters",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
     "arms single departures training figures explorer pickerview wording suggestions published",
