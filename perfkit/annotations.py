@@ -64,7 +64,7 @@ class Pick:
         set_(self, "comment", " ".join(str(self.comment).split()))  # one pick is one line
         if not self.case:
             raise ValueError("A pick must name its case: case is empty. Give the id of the case.")
-        _instant(self.time)
+        instant(self.time)
 
 
 def read(path: str | Path) -> list[Pick]:
@@ -149,7 +149,7 @@ def standing(path: str | Path) -> dict[str, Pick]:
     """
     found: dict[str, Pick] = {}
     for pick in read(path):
-        if pick.case not in found or _instant(pick.time) >= _instant(found[pick.case].time):
+        if pick.case not in found or instant(pick.time) >= instant(found[pick.case].time):
             found[pick.case] = pick
     return found
 
@@ -232,7 +232,7 @@ def _voxels(triples: Iterable) -> tuple[Voxel, ...]:
     return voxels
 
 
-def _instant(time: str) -> datetime:
+def instant(time: str) -> datetime:
     try:
         instant = datetime.fromisoformat(time)
     except (TypeError, ValueError):

@@ -10,13 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
     "__init__ paper paths arrays checks nifti gamma brain midline drawing tables durable installer",
-    "case curves masks deconvolution metrics annotations bootstrap"
+    "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients discovery anatomy recipe forward lesion scanner layout overlays",
     "arteries",
-    "quality clusters gammaclusters",
+    "quality clusters gammaclusters readings",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
-    "arms single departures training figures explorer pickerview wording suggestions published",
-    "picker batch report raters methods",
+    "arms single departures training figures explorer pickerview wording suggestions placement",
+    "picker batch report raters methods published",
     "study bench doctor session",
     "aifcli",
     "cli",
