@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from perfkit import annotations, curves
-from perfkit.aif import AIF, voxel_aif
+from perfkit import annotations, curves, maps, metrics, quality
+from perfkit.aif import AIF, expert_aif, voxel_aif
+from perfkit.preprocessing import mean_curve
 
 KINDS = ("aif", "vof")
+WAYS = ("toggle", "add", "remove", "only")
+MAX_VOXELS = 500  # our choice: an artery has some ten voxels, a sinus a hundred; more is a slip of the hand
 
 
 class AIFPicker:
@@ -17,26 +22,36 @@ class AIFPicker:
 
     Parameters
     ----------
-    case : prepared scan, or Case (then the curves are taken as measured, not smoothed).
-    rater : name of the rater; needed to save where ``path`` is not given.
+    case : prepared scan, or Case (then the curves are taken as measured, not smoothed, and there is no rCBF).
+    rater : name of the rater; default: the name of the file.
     path : CSV file of the rater's picks (``annotations.rater_file`` names it); needed to save.
+    measured : Case of the same scan. A prepared scan is empty outside the brain mask, where large arteries
+        may lie: with it, curves outside are taken as measured.
+    autosave : write every change to the file at once. Without ``path`` nothing can be saved.
 
     Examples
     --------
-    >>> picker = AIFPicker(case, rater="mh", path="data/aif/isles/mh.csv")  # doctest: +SKIP
-    >>> picker.pick(101, 88, 3)  # doctest: +SKIP
-    >>> picker.save()  # doctest: +SKIP
+    >>> picker = AIFPicker(case, path="data/aif/isles/mh.csv")  # doctest: +SKIP
+    >>> picker.pick(101, 88, 3).pick(102, 88, 3).aif  # doctest: +SKIP
     """
 
-    def __init__(self, case, rater: str = "", path: str | Path | None = None):
+    def __init__(
+        self, case, rater: str = "", path: str | Path | None = None, *, measured=None, autosave=True
+    ):
+        self.case, self.measured = case, measured
         self.id, self.dt, self.affine, self.brain = case.id, case.dt, case.affine, case.brain
         self.concentration, self.baseline = _series(case)
         self.path = None if path is None else Path(path)
         self.rater = rater or (self.path.stem if self.path else "")
+        self.autosave = autosave
         self.comment = ""
         self.saved = True
-        self._states = [{"aif": (), "vof": ()}]
+        self.seconds = 0.0  # from opening the case to the latest change
+        self._opened = time.monotonic()
+        self._states = [dict.fromkeys(KINDS, ())]
         self._now = 0
+        self._rcbf = (None, None)  # voxels -> map, of the latest AIF
+        self.suggestions = ()  # suggestions.Suggestion, as ``suggest`` or the widget found them
         self._view = None
 
     @property
@@ -52,12 +67,54 @@ class AIFPicker:
     @property
     def aif(self) -> AIF | None:
         """Mean curve of the AIF voxels; None before the first pick."""
-        return self._mean("aif")
+        return self._mean(self.voxels)
 
     @property
     def vof(self) -> AIF | None:
         """Mean curve of the VOF voxels; None before the first pick."""
-        return self._mean("vof")
+        return self._mean(self.vof_voxels)
+
+    @property
+    def aif_quality(self) -> quality.Quality | None:
+        """How good the AIF looks beside the brain's mean curve and the VOF; None before the first pick."""
+        vof = self.vof
+        return self._assess(self.aif, vof=None if vof is None else vof.curve)
+
+    @property
+    def vof_quality(self) -> quality.Quality | None:
+        """Figures of the VOF; None before the first pick. What is said of arteries does not hold for it."""
+        return self._assess(self.vof)
+
+    @cached_property
+    def tissue(self):
+        """(T,), HU: the mean curve of the brain, which an artery precedes."""
+        return mean_curve(self.concentration, self.brain)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether rCBF can be had: only of a prepared scan, which knows its reference tissue."""
+        return hasattr(self.case, "reference_tissue")
+
+    @property
+    def rcbf(self):
+        """(X, Y, Z), rCBF with the present AIF (circulant, λ_rel .3); None without a usable AIF."""
+        if not self.voxels or not self.has_maps:
+            return None
+        if self._rcbf[0] != self.voxels:
+            self._rcbf = (self.voxels, self._relative_flow())
+        return self._rcbf[1]
+
+    @property
+    def core(self):
+        """(X, Y, Z) bool, tissue with rCBF below 0.38; None without rCBF."""
+        rcbf = self.rcbf
+        return None if rcbf is None else maps.core_mask(rcbf, self.case.tissue)
+
+    @property
+    def core_ml(self) -> float:
+        """Volume of the core, ml; NaN without rCBF."""
+        core = self.core
+        return float("nan") if core is None else metrics.volume_ml(core, self.case.spacing)
 
     def pick(self, x: int, y: int, z: int, kind: str = "aif") -> AIFPicker:
         """Add a voxel, or take it away where it was picked before.
@@ -67,19 +124,76 @@ class AIFPicker:
         x, y, z : array indices of the voxel.
         kind : ``"aif"`` or ``"vof"``.
         """
-        if kind not in KINDS:
-            raise ValueError(f"kind must be 'aif' or 'vof': {kind!r} came.")
-        (voxel,) = annotations.Pick(self.id, ((x, y, z),)).voxels
-        shape = self.brain.shape
-        if any(i >= n for i, n in zip(voxel, shape, strict=True)):
-            raise ValueError(f"A voxel must lie inside the volume of {shape} voxels: {voxel} does not.")
-        held = self._states[self._now][kind]
-        voxels = tuple(v for v in held if v != voxel) if voxel in held else (*held, voxel)
-        return self._change({kind: voxels})
+        return self.pick_roi(((x, y, z),), kind, way="toggle")
+
+    def pick_roi(self, voxels, kind: str = "aif", *, way: str = "add") -> AIFPicker:
+        """Change several voxels in one step, which one undo takes back.
+
+        Parameters
+        ----------
+        voxels : (n, 3), array indices.
+        kind : ``"aif"`` or ``"vof"``.
+        way : ``"add"``, ``"remove"``, ``"toggle"``, or ``"only"``: take these instead of what was picked.
+
+        Raises
+        ------
+        ValueError : a voxel outside the volume, too many of them, an unknown kind or way. Nothing changes.
+        OSError : the change is made but could not be saved.
+        """
+        if kind not in KINDS or way not in WAYS:
+            raise ValueError(
+                f"kind must be 'aif' or 'vof' and way one of {', '.join(WAYS)}: {kind!r}, {way!r} came."
+            )
+        asked = dict.fromkeys(annotations.Pick(self.id, voxels).voxels)
+        self._check_inside(asked)
+        held = dict.fromkeys(self._states[self._now][kind])
+        kept = [v for v in held if v not in asked]
+        added = [v for v in asked if v not in held]
+        voxels = {
+            "add": [*held, *added],
+            "remove": kept,
+            "toggle": [*kept, *added],
+            "only": [*asked],
+        }[way]
+        if len(voxels) > MAX_VOXELS:
+            raise ValueError(
+                f"An input function is the mean of {MAX_VOXELS} voxels at most: {len(voxels)} were chosen. "
+                "Draw a smaller region inside one vessel."
+            )
+        return self if voxels == [*held] else self._change({kind: tuple(voxels)})
+
+    def suggest(self) -> tuple:
+        """Find numbered places to start from, by the automatic methods (some seconds)."""
+        from perfkit.suggestions import suggest
+
+        self.suggestions = suggest(self.case)
+        return self.suggestions
+
+    def accept(self, number: int) -> AIFPicker:
+        """Take the voxels of a suggestion instead of what was picked.
+
+        Parameters
+        ----------
+        number : of the suggestion, as it is shown.
+        """
+        found = [s for s in self.suggestions if s.number == number]
+        if not found:
+            numbers = ", ".join(str(s.number) for s in self.suggestions) or "none; call suggest() first"
+            raise ValueError(f"There is no suggestion {number}. There are: {numbers}.")
+        return self.pick_roi(found[0].voxels, found[0].kind, way="only")
+
+    def note(self, comment: str) -> AIFPicker:
+        """Comment on the pick; saved like a pick where something is picked, else with the next one."""
+        comment = " ".join(comment.split())
+        if comment != self.comment:
+            self.comment = comment
+            if self.voxels or self.vof_voxels:
+                self._go(self._now)
+        return self
 
     def clear(self) -> AIFPicker:
         """Take all voxels away; undo brings them back."""
-        return self._change({"aif": (), "vof": ()})
+        return self._change(dict.fromkeys(KINDS, ())) if self.voxels or self.vof_voxels else self
 
     def undo(self) -> AIFPicker:
         """Go one step back, if there is one."""
@@ -109,6 +223,11 @@ class AIFPicker:
         Returns
         -------
         Path of the file.
+
+        Raises
+        ------
+        ValueError : there is no file to save in.
+        OSError : it could not be written; the picks are still held.
         """
         if self.path is None:
             raise ValueError("A pick needs a file to be saved in: give path= when making the AIFPicker.")
@@ -120,43 +239,83 @@ class AIFPicker:
         return self.path
 
     def load(self) -> bool:
-        """Take over the rater's latest pick of this case; returns whether there is one."""
+        """Take over the rater's latest pick of this case; returns whether there is one.
+
+        What was picked before stays one undo away; where nothing was, there is nothing to undo.
+        """
         if self.path is None or not self.path.exists():
             return False
         pick = annotations.latest(self.path).get(self.id)
         if pick is None:
             return False
-        voxel_aif(self.concentration, [*pick.voxels, *pick.vof_voxels], self.dt)  # refuses foreign voxels
-        self._change({"aif": pick.voxels, "vof": pick.vof_voxels})
+        self._check_inside([*pick.voxels, *pick.vof_voxels])
+        loaded = {"aif": pick.voxels, "vof": pick.vof_voxels}
+        before = self._states[: self._now + 1] if self.voxels or self.vof_voxels else []
+        self._states = [*before, loaded]
+        self._now = len(self._states) - 1
         self.comment, self.saved = pick.comment, True
         self._redraw()
         return True
 
     @property
     def summary(self) -> str:
-        """Say in a line what was picked and how good it looks."""
-        if self.aif is None:
+        """Say in a line what was picked."""
+        aif, n, m = self.aif, len(self.voxels), len(self.vof_voxels)
+        if aif is None:
             return "No AIF voxel yet: click into an artery, early, high and narrow."
-        n = len(self.voxels)
-        if not self.aif.curve.any():
-            return f"AIF of {n} voxel{'s' * (n != 1)} outside the brain mask: there is no curve here."
-        arrival = float(curves.arrival_time(self.aif.curve, self.dt))
-        width = curves.full_width_half_maximum(self.aif.curve, self.dt)
-        shape = f"arrives {arrival:.1f} s, peaks {self.aif.time_to_peak:g} s, {width:.1f} s wide"
-        vof = f"; VOF of {len(self.vof_voxels)}" if self.vof_voxels else ""
-        return f"AIF of {n} voxel{'s' * (n != 1)}: {self.aif.peak:.0f} HU, {shape}{vof}"
+        vof = f"; VOF of {m} voxel{'s' * (m != 1)}" if m else ""
+        return (
+            f"AIF of {n} voxel{'s' * (n != 1)}: {aif.peak:.0f} HU at {aif.time_to_peak:g} s, "
+            f"{self.aif_quality.fwhm:.1f} s wide{vof}"
+        )
+
+    def mean_curve(self, voxels):
+        """Average the curves at voxels (n, 3), (T,) HU above baseline."""
+        return self._mean(tuple(map(tuple, np.asarray(voxels, int).tolist()))).curve
+
+    def slice_curves(self, z: int):
+        """Read the curves of a slice, (X, Y, T) HU above baseline; outside the brain as measured."""
+        curves_ = self.concentration[:, :, z]
+        if self.measured is None:
+            return curves_
+        inside = self.brain[:, :, z, None]
+        return np.where(inside, curves_, self.measured.ctp[:, :, z] - self.baseline[:, :, z, None])
 
     def widget(self):
         """Draw the picker for JupyterLab: the slice beside the curves, click to pick."""
         from perfkit.pickerview import PickerView
 
-        self._view = PickerView(self)
-        return self._view
+        return PickerView(self)
 
-    def _mean(self, kind: str) -> AIF | None:
-        voxels = self._states[self._now][kind]
-        name = self.rater or "picked"
-        return voxel_aif(self.concentration, voxels, self.dt, method=name) if voxels else None
+    def _mean(self, voxels) -> AIF | None:
+        if not voxels:
+            return None
+        if self.has_maps and self.measured is not None:  # as every later step will read it
+            return expert_aif(self.case, {self.id: annotations.Pick(self.id, voxels)}, self.measured)
+        return voxel_aif(self.concentration, voxels, self.dt, method=self.rater or "picked")
+
+    def _assess(self, found: AIF | None, vof=None):
+        if found is None:
+            return None
+        return quality.assess(found.curve, self.dt, tissue=self.tissue, vof=vof)
+
+    def _relative_flow(self):
+        try:
+            cbf = maps.perfusion_maps(
+                self.concentration, self.aif.curve, self.dt, mask=self.brain, only=("cbf",)
+            ).cbf
+            return maps.relative_cbf(cbf, self.case.reference_tissue)
+        except ValueError:
+            return None  # an AIF of noise; its quality says so
+
+    def _check_inside(self, voxels) -> None:
+        shape = self.brain.shape
+        for voxel in voxels:
+            if any(i >= n for i, n in zip(voxel, shape, strict=True)):
+                raise ValueError(
+                    f"A voxel must lie inside the volume of {shape} voxels, counted from 0: {voxel} does "
+                    "not. Is it of another scan?"
+                )
 
     def _change(self, changed: dict) -> AIFPicker:
         self._states = [*self._states[: self._now + 1], self._states[self._now] | changed]
@@ -165,8 +324,19 @@ class AIFPicker:
     def _go(self, step: int) -> AIFPicker:
         if 0 <= step < len(self._states):
             self._now, self.saved = step, False
-            self._redraw()
+            self.seconds = time.monotonic() - self._opened
+            if self.autosave and self.path is not None:
+                self._autosave()
+            else:
+                self._redraw()
         return self
+
+    def _autosave(self) -> None:
+        try:
+            self.save()
+        except OSError as error:
+            self._redraw()
+            raise OSError(f"{error} The pick is kept here but is not on disk: save again.") from error
 
     def _redraw(self) -> None:
         if self._view is not None:

@@ -17,7 +17,7 @@ LAYERS = [
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
     "arms single departures training figures explorer pickerview wording suggestions placement",
     "picker batch report raters methods published",
-    "study bench doctor session",
+    "study bench doctor session pickapp",
     "aifcli",
     "cli",
     "__main__",
