@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perfkit import __version__
+from perfkit import __version__, aifcli
 
 app = typer.Typer(
     name="perfkit",
@@ -19,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(aifcli.app)
 
 PRESETS = ("tiny", "quick", "full")
 SIZES = ("tiny", "small", "full")
@@ -128,6 +130,29 @@ def maps(
     _folder("out", out)
     options = {"case": case, "voxel": voxel, "matrix": matrix, "lambda_rel": lambda_rel}
     raise typer.Exit(map_scans(source, out, **options, say=typer.echo, warn=_complain))
+
+
+@app.command()
+def pick(
+    cohort: Annotated[
+        str, typer.Argument(help="Folder of scans. Empty: the embedded phantom.", show_default=False)
+    ] = "",
+    rater: Annotated[str, typer.Option(help="Whose picks they are. Empty: asked for in the page.")] = "",
+    case: Annotated[str, typer.Option(help="First scan. Empty: the first without a pick.")] = "",
+    port: Annotated[int, typer.Option(help="On this machine only.", min=1, max=65535)] = 8866,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+):
+    """Pick AIFs by hand in the browser, without any code.
+
+    The picker of notebook 02 as a page of its own: a slice beside the curves,
+    suggestions of the automatic methods, scan after scan. Every pick is on disk
+    at once, in data/aif/<cohort>/<rater>.csv. Ctrl-C ends it.
+
+    Try: perfkit pick data/cohorts/mine --rater mh
+    """
+    from perfkit.pickapp import serve
+
+    raise typer.Exit(serve(cohort, rater, case=case, port=port, browser=browser, say=typer.echo))
 
 
 @app.command()

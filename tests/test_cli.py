@@ -31,6 +31,7 @@ COMMANDS = {
     "doctor": (),
     "test": (),
     "lab": (),
+    "aif": (),
 }
 ROOT = Path(__file__).parent.parent
 

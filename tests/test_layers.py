@@ -13,9 +13,10 @@ LAYERS = [
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients discovery anatomy recipe forward lesion scanner layout overlays",
     "arteries",
-    "quality clusters gammaclusters readings",
+    "quality clusters recirculation readings",
+    "gammaclusters inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
-    "arms single departures training figures explorer pickerview wording suggestions placement",
+    "arms single departures training figures explorer pickerview wording suggestions placement raterviews",
     "picker batch report raters methods published",
     "study bench doctor session pickapp",
     "aifcli",
