@@ -7,68 +7,44 @@ higher and narrower peaks, more noise).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 
-from perfkit import arteries
+from perfkit import arteries, clusters, gammaclusters
 from perfkit import curves as _curves
+from perfkit.inputfunction import AIF, corrected, judged, partial_volume_factor, voxel_aif
 
 VOF_DELAY = 2.0  # s; Straka 2010: the vein arrives that much after the artery
-MAX_VOF_TAIL = 0.3  # of the peak; Straka 2010: above it the venous area is truncated
-WEAK_PEAK = 15.0  # HU; our choice: below the 5th percentile of the arterial peaks of ISLES 2018
 MIN_CONTRAST_TO_NOISE = 5.0  # our choice: of the brain's mean curve; pure noise stays below 4
+FEW_VOXELS = 50  # our choice: a tenth of the brain of the smallest phantom slice; ranks mean little below
 
+__all__ = [
+    "AIF",
+    "METHODS",
+    "brain_curves",
+    "brain_mean_aif",
+    "choose",
+    "compare",
+    "corrected",
+    "expert_aif",
+    "judged",
+    "partial_volume_factor",
+    "select_aif",
+    "select_vof",
+    "voxel_aif",
+]
 
-@dataclass(frozen=True, eq=False, repr=False)
-class AIF:
-    """An input function and where it comes from.
-
-    Parameters
-    ----------
-    curve : (T,), HU above baseline.
-    voxels : (n, 3), array indices of the voxels averaged; (0, 3) where there are none.
-    dt : s.
-    method : name of the method.
-    notes : what the reader should be told, in sentences.
-    """
-
-    curve: np.ndarray
-    voxels: np.ndarray
-    dt: float
-    method: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def peak(self) -> float:
-        """Highest value, HU above baseline."""
-        return float(self.curve.max())
-
-    @property
-    def time_to_peak(self) -> float:
-        """Time of the highest value after the first frame, s."""
-        return self.dt * int(self.curve.argmax())
-
-    @property
-    def area(self) -> float:
-        """Area under the curve, HU s."""
-        return float(self.curve.sum() * self.dt)
-
-    @cached_property
-    def fit(self):
-        """Gamma variate fitted to the first pass; None where none fits."""
-        try:
-            return _curves.fit_gamma_variate(self.curve, self.dt)
-        except (ValueError, RuntimeError):
-            return None
-
-    def __repr__(self) -> str:
-        peak = f"peak {self.peak:.0f} HU at {self.time_to_peak:g} s"
-        return f"AIF({self.method}, {len(self.voxels)} voxels, {peak})" + "".join(
-            f"\n  {note}" for note in self.notes
-        )
+METHODS: dict[str, Callable[..., arteries.Chosen]] = {
+    "straka": arteries.straka,
+    "mouridsen": clusters.mouridsen,
+    "murase": clusters.murase,
+    "peruzzo": clusters.peruzzo,
+    "shi": clusters.shi,
+    "rausch": gammaclusters.rausch,
+}
 
 
 def select_aif(case, method: str = "straka", **options) -> AIF:
@@ -79,28 +55,55 @@ def select_aif(case, method: str = "straka", **options) -> AIF:
     Parameters
     ----------
     case : prepared scan, or Case (its curves are taken as measured).
-    method : ``"straka"``.
-    options : of the method; see ``straka``.
+    method : ``"straka"`` (Straka 2010, the rule behind RAPID), ``"mouridsen"`` (2006, k-means), ``"murase"``
+        (2001, fuzzy c-means), ``"peruzzo"`` (2011, hierarchy), ``"shi"`` (2014, affinity propagation) or
+        ``"rausch"`` (2000, gamma-variate parameters).
+    options : of the method; see ``arteries.straka``, ``perfkit.clusters`` and ``perfkit.gammaclusters``.
 
     Returns
     -------
-    AIF whose curve is the mean of the measured curves at its voxels.
+    AIF whose curve is the mean of the measured curves at its voxels. It is ``flagged``, and its ``notes`` say
+    why, where the curve is weak, cut off, late or otherwise implausible.
 
     Raises
     ------
-    ValueError : unknown method, or a brain without any enhancement.
+    ValueError : unknown method, a brain without any enhancement, or no candidate for an artery.
+    TypeError : an option the method does not have.
 
     Notes
     -----
     The paper used a cleared product it does not name; Straka 2010 describes the selection of RAPID.
     """
-    if method not in METHODS:
+    _check_method(method, options)
+    return choose(brain_curves(case), method, **options)
+
+
+def choose(series: arteries.BrainCurves, method: str, **options) -> AIF:
+    """Apply a method to the curves of a brain; ``select_aif`` with the curves taken once for several methods.
+
+    Parameters
+    ----------
+    series : of ``brain_curves``.
+    method, options : as for ``select_aif``.
+    """
+    chosen = METHODS[method](series, **options)
+    if not len(chosen.rows):
         raise ValueError(
-            f"The method must be one that is there: {', '.join(map(repr, METHODS))}; {method!r} came"
-            + (", which is planned but not written yet." if method in PLANNED else ".")
-            + " Try method='straka'."
+            f"{method} finds no artery among {len(series.curves)} voxels: nothing rises in their first pass. "
+            "Is it the perfusion series, and does the slab hold brain?"
         )
-    return METHODS[method](_series(case), **options)
+    notes = chosen.notes
+    if len(series.curves) < FEW_VOXELS:
+        notes += (f"The brain has {len(series.curves)} voxels only: too few to tell an artery from chance.",)
+    found = AIF(
+        series.curves[chosen.rows].mean(axis=0),
+        series.voxels[chosen.rows],
+        series.dt,
+        method,
+        notes,
+        chosen.why,
+    )
+    return judged(found, series.mean)
 
 
 def select_vof(case, aif: AIF, *, percentile: float = arteries.PERCENTILE) -> AIF:
@@ -120,7 +123,7 @@ def select_vof(case, aif: AIF, *, percentile: float = arteries.PERCENTILE) -> AI
     -----
     Where nothing arrives 2 s after the artery, the latest high voxels are taken, and a note says so.
     """
-    series = _series(case)
+    series = brain_curves(case)
     smooth = arteries.filtered(aif.curve[None], aif.dt)
     earliest = float(arteries.arrival_frame(smooth, smooth.max(axis=1))[0]) * aif.dt + VOF_DELAY
     options = {"weights": arteries.VENOUS, "percentile": percentile}
@@ -131,23 +134,14 @@ def select_vof(case, aif: AIF, *, percentile: float = arteries.PERCENTILE) -> AI
         notes = (
             f"No vein arrives {VOF_DELAY:g} s after the artery: the latest of the high voxels were taken.",
         )
-    return _from_rows(series, rows, "vof", _relaxed(relaxed) + notes)
-
-
-def partial_volume_factor(aif: AIF, vof: AIF) -> float:
-    """Area of the venous over the arterial curve; NaN where the venous curve ends above 30 % of its peak.
-
-    Parameters
-    ----------
-    aif, vof : of the same scan.
-
-    Notes
-    -----
-    Blood leaves with the area it came with, so the ratio is what partial volume took from the artery
-    (Straka 2010). A truncated venous curve has lost area, and its ratio would say nothing.
-    """
-    tail = vof.curve[-3:].mean() / vof.peak
-    return float("nan") if tail > MAX_VOF_TAIL or aif.area <= 0 else vof.area / aif.area
+    if not len(rows):
+        raise ValueError(
+            f"No vein is found among {len(series.curves)} voxels: nothing rises in their first pass."
+        )
+    why = f"{len(rows)} voxels that touch, high and at least {VOF_DELAY:g} s after the artery."
+    relaxed = (f"Straka's rule had to be relaxed: {relaxed}.",) if relaxed else ()
+    curve = series.curves[rows].mean(axis=0)
+    return AIF(curve, series.voxels[rows], series.dt, "vof", relaxed + notes, why)
 
 
 def compare(found: dict[str, AIF], reference=None):
@@ -180,33 +174,6 @@ def compare(found: dict[str, AIF], reference=None):
             rows[name]["correlation"] = float(np.corrcoef(a, b)[0, 1])
             rows[name]["rmse"] = float(np.sqrt(np.mean((a - b) ** 2)))
     return pd.DataFrame(rows).T
-
-
-def voxel_aif(concentration, voxels, dt: float, method: str = "voxels") -> AIF:
-    """Average the curves at picked voxels.
-
-    Parameters
-    ----------
-    concentration : (X, Y, Z, T), HU above baseline.
-    voxels : (n, 3), array indices.
-    dt : s.
-    method : name to put on the result.
-
-    Raises
-    ------
-    ValueError : no voxel, or one outside the volume.
-    """
-    voxels = np.asarray(voxels, dtype=int).reshape(-1, 3)
-    shape = np.shape(concentration)
-    if not len(voxels):
-        raise ValueError("An AIF needs at least one voxel: none was given. Pick one in an artery.")
-    outside = ((voxels < 0) | (voxels >= shape[:3])).any(axis=1)
-    if outside.any():
-        raise ValueError(
-            f"A voxel must lie inside the volume of {tuple(shape[:3])} voxels, counted from 0: "
-            f"{voxels[outside][0].tolist()} does not. Is the table 1-based, or of another scan?"
-        )
-    return AIF(concentration[tuple(voxels.T)].mean(axis=0), voxels, dt, method)
 
 
 def expert_aif(prepared, picks, case=None) -> AIF:
@@ -255,33 +222,18 @@ def brain_mean_aif(prepared) -> AIF:
     return AIF(curve, np.empty((0, 3), int), prepared.dt, "brain_mean")
 
 
-def straka(series: arteries.BrainCurves, *, percentile: float = arteries.PERCENTILE) -> AIF:
-    """Take the best cluster of high, early and narrow curves.
+def brain_curves(case) -> arteries.BrainCurves:
+    """Take the curves of a brain out of a scan, once for any number of methods.
 
     Parameters
     ----------
-    series : curves of the brain.
-    percentile : of the peaks of the brain above which voxels are candidates.
+    case : prepared scan, or Case (its curves are taken as measured).
 
-    Notes
-    -----
-    Straka et al. 2010; ``perfkit.arteries`` gives the rule. Ours: the growth stops at voxels that arrive over
-    1 s later, and ``arteries.RELAXATIONS`` say what is given up where nothing satisfies the rule.
+    Raises
+    ------
+    TypeError : what is no scan.
+    ValueError : a brain without any enhancement.
     """
-    rows, relaxed = arteries.find_cluster(series, arteries.ARTERIAL, percentile=percentile)
-    found = _from_rows(series, rows, "straka", _relaxed(relaxed))
-    if found.peak >= WEAK_PEAK:
-        return found
-    return replace(
-        found, notes=(*found.notes, f"It peaks at {found.peak:.0f} HU only: look at it before you trust it.")
-    )
-
-
-METHODS: dict[str, Callable[..., AIF]] = {"straka": straka}
-PLANNED = ("mouridsen", "murase", "peruzzo", "shi", "rausch")
-
-
-def _series(case) -> arteries.BrainCurves:
     if not all(hasattr(case, name) for name in ("brain", "dt")):
         raise TypeError(
             f"An AIF is found in a Case or a prepared scan: {type(case).__name__} came. "
@@ -293,8 +245,21 @@ def _series(case) -> arteries.BrainCurves:
         curves = case.ctp[case.brain].astype(np.float32)
         n = _curves.n_baseline(curves.mean(axis=0), case.dt)
         curves -= curves[:, :n].mean(axis=1, keepdims=True)
-    _check_enhancement(curves.mean(axis=0), case)
-    return arteries.BrainCurves(curves, np.argwhere(case.brain), case.brain.shape, case.dt)
+    series = arteries.BrainCurves(curves, np.argwhere(case.brain), case.brain.shape, case.dt)
+    _check_enhancement(series.mean, case)
+    return series
+
+
+def _check_method(method, options) -> None:
+    if method not in METHODS:
+        raise ValueError(
+            f"The method must be one that is there: {', '.join(map(repr, METHODS))}; {method!r} came. "
+            "Try method='straka'."
+        )
+    known = [name for name in inspect.signature(METHODS[method]).parameters if name != "series"]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise TypeError(f"{method} takes the options {', '.join(known)}; {unknown[0]!r} is none of them.")
 
 
 def _check_enhancement(mean, case) -> None:
@@ -305,14 +270,6 @@ def _check_enhancement(mean, case) -> None:
             f"{case.id}: contrast must arrive for an AIF to be found, but the brain's mean curve rises "
             f"by {peak:.2g} HU over a noise of {noise:.2g} HU. Is it the perfusion series?"
         )
-
-
-def _from_rows(series, rows, method: str, notes: tuple[str, ...]) -> AIF:
-    return AIF(series.curves[rows].mean(axis=0), series.voxels[rows], series.dt, method, notes)
-
-
-def _relaxed(what: str) -> tuple[str, ...]:
-    return (f"Straka's rule had to be relaxed: {what}.",) if what else ()
 
 
 def _listed(picks) -> str:

@@ -14,9 +14,12 @@ bone where brain was, and such curves would pass for arteries.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
+
+from perfkit import curves as _curves
 
 PERCENTILE = 95.0  # Straka 2010: candidates, by peak, among the voxels of the brain
 ARRIVAL_LEVEL = 0.2  # Straka 2010: of the peak
@@ -49,19 +52,114 @@ RELAXATIONS = (
 
 @dataclass(frozen=True, eq=False)
 class BrainCurves:
-    """Curves (V, T) of the voxels (V, 3) of a brain in a volume of ``shape`` (3,), ``dt`` in s."""
+    """Curves of the voxels of a brain, and what all methods ask of them.
+
+    Parameters
+    ----------
+    curves : (V, T), HU above baseline.
+    voxels : (V, 3), array indices.
+    shape : (3,), of the volume.
+    dt : s.
+    """
 
     curves: np.ndarray
     voxels: np.ndarray
     shape: tuple[int, ...]
     dt: float
 
-    def __post_init__(self):
-        set_ = object.__setattr__
-        set_(self, "smooth", filtered(self.curves, self.dt))
+    @cached_property
+    def smooth(self):
+        """(V, T): filtered by a median of three frames."""
+        return filtered(self.curves, self.dt)
+
+    @cached_property
+    def first_pass(self):
+        """(V, T'): the filtered curves up to 12 s after the median curve of the brain peaks."""
         typical = np.median(self.smooth[:: max(1, len(self.smooth) // TYPICAL_VOXELS)], axis=0)
-        end = int(typical.argmax()) + 1 + round(FIRST_PASS / self.dt)
-        set_(self, "first_pass", self.smooth[:, :end])
+        return self.smooth[:, : int(typical.argmax()) + 1 + round(FIRST_PASS / self.dt)]
+
+    @cached_property
+    def mean(self):
+        """(T,): mean curve of the brain."""
+        return self.curves.mean(axis=0)
+
+    @cached_property
+    def onset(self) -> float:
+        """When the first arteries fill, s: two seconds before the mean curve rises."""
+        return max(0.0, _curves.bolus_onset(self.mean, self.dt) - _curves.BASELINE_GUARD)
+
+    @cached_property
+    def height(self):
+        """(V,): peak of the first pass, HU."""
+        return self.first_pass.max(axis=1)
+
+    @cached_property
+    def area(self):
+        """(V,): area under the first pass, HU s."""
+        return self.first_pass.sum(axis=1) * np.float32(self.dt)
+
+    def above(self, values, percentile: float):
+        """Rows whose values (V,) reach a percentile of the brain and that rise at all."""
+        enhance = (values > 0) & (self.height > 0)
+        return np.flatnonzero(enhance & (values >= np.percentile(values, percentile)))
+
+    def m_values(self, some):
+        """(n,): peak / (time to peak since the onset × FWHM) of curves (n, T'), HU/s² (Yin et al. 2014)."""
+        height = some.max(axis=1)
+        rise = np.maximum(_curves.time_to_peak(some, self.dt) - self.onset, self.dt)
+        width = _curves.full_width_half_maximum(some, self.dt)
+        seen = (some > height[:, None] / 2).sum(axis=1) * self.dt
+        return height / (rise * np.where(np.isfinite(width), width, np.maximum(seen, self.dt)))
+
+    def most_arterial(self, means) -> int:
+        """Position of the highest of those mean curves (n, T') that arrive within 1 s of the earliest."""
+        arrival = np.nan_to_num(_curves.arrival_time(means, self.dt), nan=np.inf)
+        among = arrival <= arrival.min() + max(GROWTH_DELAY, self.dt / 2)
+        return int(np.argmax(np.where(among, means.max(axis=1), -np.inf)))
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Voxels a method chose: their ``rows`` (n,) in ``BrainCurves``, why in one sentence, and notes."""
+
+    rows: np.ndarray
+    why: str
+    notes: tuple[str, ...] = ()
+
+
+def straka(series: BrainCurves, *, percentile: float = PERCENTILE) -> Chosen:
+    """Take the best cluster of high, early and narrow curves.
+
+    Parameters
+    ----------
+    series : curves of the brain.
+    percentile : of the peaks of the brain above which voxels are candidates.
+
+    Notes
+    -----
+    Straka et al. 2010; the head of this module gives the rule. Ours: the growth stops at voxels that arrive
+    over 1 s later, and ``RELAXATIONS`` say what is given up where nothing satisfies the rule.
+    """
+    check_percentages(percentile=percentile)
+    rows, relaxed = find_cluster(series, ARTERIAL, percentile=percentile)
+    why = (
+        f"{len(rows)} voxels that touch, grown around the best score for high, early and narrow among the "
+        f"highest {100 - percentile:g} % of {len(series.curves)} voxels."
+    )
+    return Chosen(rows, why, (f"Straka's rule had to be relaxed: {relaxed}.",) if relaxed else ())
+
+
+def check_percentages(**values) -> None:
+    """Raise ValueError in words where one of the named values is not between 0 and 100."""
+    for name, value in values.items():
+        if not isinstance(value, int | float | np.number) or not 0 <= value <= 100:
+            raise ValueError(f"{name} is in per cent and lies between 0 and 100: {value!r} came.")
+
+
+def check_count(name: str, value, least: int) -> None:
+    """Raise ValueError in words where a value is not a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}: {value!r} came.")
 
 
 def find_cluster(

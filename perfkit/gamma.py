@@ -59,6 +59,17 @@ def _shape(ratio):
     return np.exp(np.interp(np.log(ratio), ratios, shapes))
 
 
+def width_of_shape(shape):
+    """Return the FWHM of a gamma variate over its rise, which is a matter of α alone.
+
+    Parameters
+    ----------
+    shape : α.
+    """
+    ratios, shapes = _shape_table()
+    return np.exp(np.interp(np.log(shape), shapes[::-1], ratios[::-1]))
+
+
 @lru_cache(maxsize=1)
 def _shape_table():
     from scipy.special import lambertw

@@ -118,7 +118,8 @@ def test_arteries_of_phantoms_are_found():
 
 def test_a_weak_artery_is_flagged(scan):
     scan.concentration *= 0.05
-    assert "6 HU only" in select_aif(scan).notes[-1]
+    found = select_aif(scan)
+    assert found.flagged and any("weak: it peaks at 6 HU" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("noise", [0, 3])
@@ -130,8 +131,6 @@ def test_a_brain_without_enhancement_is_refused(scan, noise):
 
 
 def test_methods_that_are_not_there_are_said_to_be_so(scan):
-    with pytest.raises(ValueError, match=r"'straka'.*'mouridsen' came, which is planned"):
-        select_aif(scan, method="mouridsen")
     with pytest.raises(ValueError, match="'stroka' came"):
         select_aif(scan, method="stroka")
 

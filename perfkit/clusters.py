@@ -1,0 +1,338 @@
+"""Arteries by clustering curves: k-means, Ward's hierarchy, fuzzy c-means and affinity propagation.
+
+Each method narrows the brain down to candidates, has a library cluster their curves, and keeps the cluster
+that is most arterial. All look at the first pass only (``arteries.BrainCurves.first_pass``), all thresholds
+are ranks or ratios, and nothing is drawn at random: neither the gain of the contrast nor the time of the
+injection changes what is chosen.
+
+Ours in all of them: the publications are for MR, where a vein is no higher than an artery. In CT it is, so
+where a publication keeps the highest cluster, the highest among those is kept that arrive within 1 s of the
+earliest; and numbers that are not known to us from the publication are said to be ours.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from perfkit.arteries import BrainCurves, Chosen, arrival_frame, check_count, check_percentages, filtered
+
+FEWEST_FOR_KMEANS = 2  # voxels a cluster must have on average; our choice: fewer are no cluster
+
+# Mouridsen et al. 2006, Magn Reson Med 55:524
+AREA = 90.0  # percentile of the areas under the curve above which voxels are candidates
+ROUGHNESS = 75.0  # percentile of the roughness up to which candidates stay
+KMEANS = 5
+# s around the bolus onset; our choice: 1 frame before and 12 after it, as published, at the 1.5 s of MR. With
+# 12 frames of 1 s a CT bolus has just peaked, and curves that never wash out have the lowest first moment.
+WINDOW = (-1.5, 18.0)
+
+# Peruzzo et al. 2011, Comput Methods Programs Biomed 104:e148, and the authors' dsc-mri-toolbox
+ELLIPSE = (0.15, 0.35)  # semi-axes, of the brain's extent from side to side and from front to back
+SMALLEST, LATEST, ROUGHEST = 40.0, 40.0, 5.0  # per cent of the candidates that go, one after the other
+SAME_PEAK = 0.04  # of the higher peak; at a smaller difference the earlier cluster is kept
+FEWEST, MOST = 4, 6  # voxels of the AIF
+MOST_CURVES = 2500  # our choice: the hierarchy costs their square; a slice of 256² has 1800
+
+# Murase et al. 2001, J Magn Reson Imaging 13:797
+UPTAKE = 95.0  # percentile of the areas above which voxels are candidates; our choice
+FUZZY = 6  # clusters; docs/science.md §5: 5-8
+FUZZIFIER = 2.0
+MEMBERSHIP = 0.5  # our choice: more to the arterial cluster than to all others together
+FUZZY_ERROR, FUZZY_STEPS = 1e-3, 100  # our choice: of the memberships; it settles in 20-60
+
+# Shi et al. 2014, J Magn Reson Imaging 39:1327
+SIGMAS = 1.2  # standard deviations of the peaks by which a candidate's peak exceeds their mean
+SMALL_AREAS, LARGE_AREAS, LOW_PEAKS = 40.0, 2.0, 40.0  # per cent that go; our choice: published by experience
+MOST_POINTS = 500  # our choice: affinity propagation costs their square in each of some hundred steps
+DAMPING = 0.9  # our choice: with .5 it may swing for ever
+FEWEST_MEMBERS = 3  # our choice: one or two voxels are noise
+
+
+def mouridsen(
+    series: BrainCurves,
+    *,
+    clusters: int = KMEANS,
+    area: float = AREA,
+    roughness: float = ROUGHNESS,
+    window: tuple[float, float] = WINDOW,
+) -> Chosen:
+    """Cluster curves of equal area by k-means, twice, and keep the earliest cluster.
+
+    Parameters
+    ----------
+    series : curves of the brain.
+    clusters : of each k-means.
+    area : percentile of the areas above which voxels are candidates.
+    roughness : percentile of the roughness, the sum of the squared second differences, up to which they stay.
+    window : s around the bolus onset in which the curves are compared.
+
+    Notes
+    -----
+    Mouridsen et al. 2006: the cluster with the lowest first moment is clustered once more. scikit-learn's
+    ``KMeans`` starts from the means of equal groups by first moment. Ours: the window in seconds, and the
+    roughness of curves of equal area, which does not punish height.
+    """
+    check_count("clusters", clusters, 2)
+    check_percentages(area=area, roughness=roughness)
+    candidates = _some(series.above(series.area, area), series, "Mouridsen")
+    rough = _roughness(series.first_pass[candidates])
+    rows = candidates[rough <= np.percentile(rough, roughness)]
+    first, last = (round((series.onset + edge) / series.dt) for edge in window)
+    first = min(max(0, first), series.first_pass.shape[1] - 3)
+    compared = _of_equal_area(series.first_pass[rows])[:, first : max(last, first + 2) + 1]
+    inside = np.arange(len(rows))
+    for _ in range(2):
+        inside = inside[_earliest_cluster(compared[inside], clusters)]
+    why = (
+        f"{len(inside)} voxels of the earliest cluster, found by k-means inside the earliest of {clusters}, "
+        f"of {len(rows)} smooth candidates with much contrast."
+    )
+    return Chosen(rows[inside], why)
+
+
+def peruzzo(series: BrainCurves, *, ellipse: tuple[float, float] = ELLIPSE) -> Chosen:
+    """Cut Ward's hierarchy of the curves around the middle of a slice down to 4-6 high voxels.
+
+    Parameters
+    ----------
+    series : curves of the brain.
+    ellipse : semi-axes from side to side and from front to back, as shares of the brain's extent.
+
+    Notes
+    -----
+    Peruzzo et al. 2011: of an ellipse in the middle of the slice the 40 % smallest areas, the 40 % latest
+    peaks and the 5 % roughest curves go; of the two branches of the tree (SciPy's ``linkage``) the higher is
+    kept, the earlier where they differ by less than 4 %, until six voxels or fewer are left. Ours: curves
+    that arrive after the brain's mean curve are veins and go first; there an operator chose the slice, here
+    the highest of those whose curves arrive within 1 s of the earliest is taken.
+    """
+    if len(ellipse) != 2 or not all(share > 0 for share in ellipse):
+        raise ValueError(f"ellipse is two shares of the brain's extent above 0: {ellipse!r} came.")
+    x, y, z = series.voxels.T
+    early = _before_the_tissue(series)
+    found, n = [], 0
+    for k in np.unique(z):
+        slice_ = np.flatnonzero(z == k)
+        middle = slice_[_in_ellipse(x[slice_], y[slice_], ellipse)]
+        rows = _remaining(series, middle[early[middle]])
+        n += len(rows)
+        if len(rows) >= FEWEST:
+            found.append(rows[_branch(series.first_pass[rows])])
+    if not found:
+        raise ValueError(
+            f"Peruzzo's rule needs {FEWEST} candidates in the middle of a slice: none of {len(np.unique(z))} "
+            "slices has them. Look at the series, or try method='straka'."
+        )
+    best = series.most_arterial(np.array([series.first_pass[rows].mean(axis=0) for rows in found]))
+    rows = found[best]
+    why = (
+        f"{len(rows)} voxels at the end of Ward's hierarchy in slice {z[rows[0]]}, the best of {len(found)} "
+        f"slices, of {n} early candidates around the middle."
+    )
+    return Chosen(rows, why)
+
+
+def murase(
+    series: BrainCurves, *, clusters: int = FUZZY, area: float = UPTAKE, fuzzifier: float = FUZZIFIER
+) -> Chosen:
+    """Cluster curves by fuzzy c-means and keep the voxels that belong to the arterial cluster.
+
+    Parameters
+    ----------
+    series : curves of the brain.
+    clusters : number of them.
+    area : percentile of the areas above which voxels are candidates.
+    fuzzifier : above 1, the limit of k-means.
+
+    Notes
+    -----
+    Murase et al. 2001. scikit-fuzzy's ``cmeans`` starts from equal groups by M (Yin et al. 2014). Ours: the
+    thresholds, the rule for the arterial cluster, and the plain mean over the voxels whose membership is
+    above one half instead of a mean over all, so that the AIF can be had again from its voxels.
+    """
+    from skfuzzy.cluster import cmeans
+
+    check_count("clusters", clusters, 2)
+    check_percentages(area=area)
+    if not fuzzifier > 1:
+        raise ValueError(f"fuzzifier must be above 1: {fuzzifier!r} came. Murase used 2.")
+    rows = _some(series.above(series.area, area), series, "Murase")
+    curves = series.first_pass[rows].astype(float)
+    k = min(clusters, len(rows))
+    rank = np.argsort(np.argsort(series.m_values(curves), kind="stable"))
+    start = np.zeros((k, len(rows)))
+    start[rank * k // len(rows), np.arange(len(rows))] = 1
+    centres, membership, *_ = cmeans(
+        curves.T / curves.max(), k, fuzzifier, FUZZY_ERROR, FUZZY_STEPS, init=start
+    )
+    own = membership[series.most_arterial(centres)]
+    inside = np.flatnonzero(own > min(MEMBERSHIP, 0.9 * own.max()))
+    why = (
+        f"{len(inside)} voxels with a membership above one half in the highest of the earliest of {k} fuzzy "
+        f"clusters, of {len(rows)} candidates with much contrast."
+    )
+    return Chosen(rows[inside], why)
+
+
+def shi(
+    series: BrainCurves,
+    *,
+    sigmas: float = SIGMAS,
+    small: float = SMALL_AREAS,
+    large: float = LARGE_AREAS,
+    low: float = LOW_PEAKS,
+    most: int = MOST_POINTS,
+    seed: int = 0,
+) -> Chosen:
+    """Cluster curves by affinity propagation and keep the arterial cluster.
+
+    Parameters
+    ----------
+    series : curves of the brain.
+    sigmas : standard deviations of the brain's peaks by which a candidate's peak exceeds their mean.
+    small, large, low : per cent of the smallest and largest areas and of the lowest peaks that go.
+    most : candidates that are clustered, those of the highest M (Yin et al. 2014).
+    seed : of the tiny noise with which scikit-learn breaks ties.
+
+    Notes
+    -----
+    Shi et al. 2014: the message passing finds the number of clusters; the similarity is −‖Δ‖² of the curves,
+    the preference its median, and the AIF the mean over the cluster. Published for two kinds of DCE-MRI with
+    shares set by experience. Ours: the shares, the limit, and the rule for the arterial cluster.
+    """
+    check_percentages(small=small, large=large, low=low)
+    check_count("most", most, FEWEST_MEMBERS)
+    height = series.height
+    rows = np.flatnonzero((height > height.mean() + sigmas * height.std()) & (height > 0))
+    rows = _some(rows, series, "Shi")
+    area = series.area[rows]
+    rows = rows[(area >= np.percentile(area, small)) & (area <= np.percentile(area, 100 - large))]
+    rows = _some(rows, series, "Shi")
+    rows = rows[height[rows] >= np.percentile(height[rows], low)]
+    if len(rows) > most:
+        order = np.argsort(-series.m_values(series.first_pass[rows]), kind="stable")
+        rows = np.sort(rows[order[:most]])
+    curves = series.first_pass[rows].astype(float)
+    groups = _affinity_groups(curves / curves.max(), seed)
+    groups = [group for group in groups if len(group) >= FEWEST_MEMBERS] or groups
+    inside = groups[series.most_arterial(np.array([curves[group].mean(axis=0) for group in groups]))]
+    why = (
+        f"{len(inside)} voxels of the highest of the earliest of {len(groups)} clusters that affinity "
+        f"propagation found among {len(rows)} candidates with a high peak."
+    )
+    return Chosen(rows[inside], why)
+
+
+def kmeans_labels(points, starts):
+    """Cluster points by scikit-learn's k-means from given centres.
+
+    Parameters
+    ----------
+    points : (n, d).
+    starts : (k, d).
+
+    Returns
+    -------
+    (n,), the cluster of each point; some of the k may be empty where points coincide.
+    """
+    from sklearn.cluster import KMeans
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer distinct points than clusters is no fault here
+        return KMeans(len(starts), init=np.asarray(starts), n_init=1).fit(points).labels_
+
+
+def _some(rows, series, whose):
+    if len(rows):
+        return rows
+    raise ValueError(
+        f"{whose}'s rule finds no candidate among {len(series.curves)} voxels: none stands out by its first "
+        "pass. Look at the series, or try method='straka'."
+    )
+
+
+def _of_equal_area(curves):
+    return curves / np.maximum(curves.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def _roughness(curves):
+    return (np.diff(_of_equal_area(curves), n=2, axis=1) ** 2).sum(axis=1)
+
+
+def _moments(curves):
+    """First moment (n,) of curves (n, T), in frames; late where there is no area."""
+    area = curves.sum(axis=1)
+    moment = curves @ np.arange(curves.shape[1], dtype=curves.dtype)
+    return np.divide(moment, area, where=area > 0, out=np.full(len(area), np.inf, curves.dtype))
+
+
+def _earliest_cluster(curves, k: int):
+    """Positions of the curves (n, T) in the k-means cluster whose mean has the lowest first moment."""
+    k = min(k, len(curves) // FEWEST_FOR_KMEANS)
+    if k < 2:
+        return np.arange(len(curves))
+    groups = np.array_split(np.argsort(_moments(curves), kind="stable"), k)
+    labels = kmeans_labels(curves, [curves[group].mean(axis=0) for group in groups])
+    means = {label: curves[labels == label].mean(axis=0) for label in np.unique(labels)}
+    earliest = min(means, key=lambda label: _moments(means[label][None])[0])
+    return np.flatnonzero(labels == earliest)
+
+
+def _before_the_tissue(series):
+    """(V,) bool: curves that arrive no later than the mean curve of the brain."""
+    mean = filtered(series.mean, series.dt)[None, : series.first_pass.shape[1]]
+    limit = arrival_frame(mean, mean.max(axis=1))
+    return (arrival_frame(series.first_pass, series.height) <= limit) & (series.height > 0)
+
+
+def _in_ellipse(x, y, ellipse):
+    inside = 0
+    for along, share in zip((x, y), ellipse, strict=True):
+        middle, extent = (along.min() + along.max()) / 2, max(1, np.ptp(along))
+        inside = inside + ((along - middle) / (share * extent)) ** 2
+    return inside <= 1
+
+
+def _remaining(series, rows):
+    """Rows left after the smallest areas, the latest peaks and the roughest curves are gone."""
+    for value, dropped in (
+        (lambda some: -series.area[some], SMALLEST),
+        (lambda some: series.first_pass[some].argmax(axis=1), LATEST),
+        (lambda some: _roughness(series.first_pass[some]), ROUGHEST),
+    ):
+        kept = int(np.ceil(len(rows) * (1 - dropped / 100)))
+        rows = rows[np.argsort(value(rows), kind="stable")[:kept]]
+    if len(rows) > MOST_CURVES:
+        rows = rows[np.argsort(-series.area[rows], kind="stable")[:MOST_CURVES]]
+    return np.sort(rows)
+
+
+def _branch(curves):
+    """Positions of the 4-6 curves (n, T) at the end of the highest branch of Ward's tree."""
+    from scipy.cluster.hierarchy import linkage, to_tree
+
+    if len(curves) <= MOST:
+        return np.arange(len(curves))
+    # Ward's tree of a branch is the branch of Ward's tree: one tree serves all the cuts.
+    node = to_tree(linkage(curves.astype(float), "ward"))
+    while node.count > MOST:
+        sides = (node.left, node.right)
+        means = [curves[side.pre_order()].mean(axis=0) for side in sides]
+        peaks, times = [mean.max() for mean in means], [mean.argmax() for mean in means]
+        alike = abs(peaks[0] - peaks[1]) < SAME_PEAK * max(peaks) and times[0] != times[1]
+        best = int(times[1] < times[0]) if alike else int(peaks[1] > peaks[0])
+        if sides[best].count < FEWEST <= sides[1 - best].count:
+            best = 1 - best
+        node = sides[best]
+    return np.sort(node.pre_order())
+
+
+def _affinity_groups(points, seed):
+    from sklearn.cluster import AffinityPropagation
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it may not settle; what it has then is a clustering as well
+        labels = AffinityPropagation(damping=DAMPING, random_state=seed).fit(points).labels_
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
