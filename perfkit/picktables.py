@@ -213,5 +213,8 @@ def _triple(cell: dict[str, str], role: str) -> Triple | None:
     if not given:
         return None
     if len(given) < 3 or not all(map(_WHOLE.match, given)) or min(map(float, given)) < 0:
-        raise ValueError(f"a {role.upper()} voxel is three whole numbers x y z, 0 or more; {values} came.")
+        article = "an" if role == "aif" else "a"
+        raise ValueError(
+            f"{article} {role.upper()} voxel is three whole numbers x y z, 0 or more; {values} came."
+        )
     return tuple(int(float(value)) for value in given)

@@ -130,7 +130,7 @@ class Witness:
             raise ValueError(
                 f"{self.name}: contrast must arrive at a picked voxel. Read with {self.declared}, it does so "
                 f"at {len(declared) - len(flat)} of {len(declared)}; not at {listed(flat)}. "
-                "Is it the table of other scans?"
+                + " ".join(self._doubts() or ("Is it the table of other scans?",))
             )
         return (f"No contrast is seen at {len(flat)} of {len(declared)} voxels: {listed(flat)}.",)
 
@@ -152,7 +152,7 @@ class Witness:
         """Say where too few scans speak with one voice against the declared reading."""
         return tuple(
             f"In all {unequal} scans the curves at the voxels peak higher with {other} than with "
-            f"{self.declared}. So few prove nothing: look at the picks before you use them."
+            f"{self.declared}. So few prove nothing: look at the picks."
             for other, higher, unequal in self._duels()
             if higher == unequal >= 2
         )
