@@ -197,8 +197,8 @@ def test_the_figure_shows_the_table_with_units():
     titles = {axis.title.text for axis in (*figure.select_xaxes(), *figure.select_yaxes()) if axis.title.text}
     assert titles == {
         "Distance at most (mm)", "Share of scans (%)", "anna − bert (s)", "anna: peak (HU)",
-        "bert: peak (HU)", "anna: core (ml)", "bert: core (ml)", "Mean of both volumes (ml)", "anna − bert (ml)",
-        "Distance of the picks (mm)", "Dice of the two cores",
+        "bert: peak (HU)", "anna: core (ml)", "bert: core (ml)", "Mean of both volumes (ml)",
+        "anna − bert (ml)", "Distance of the picks (mm)", "Dice of the two cores",
     }  # fmt: skip
     cumulative = figure.data[0]
     assert list(cumulative.x) == [0, 2, 4, 30] and list(cumulative.y) == [25, 50, 75, 100]
