@@ -24,6 +24,7 @@ COMMANDS = {
     "study": ("--cohort", "--out", "--n", "--size", "--preset", "--folds", "--seed"),
     "phantom": ("folder", "--n", "--size", "--seed"),
     "maps": ("source", "--out", "--case", "--voxel", "--matrix", "--lambda-rel"),
+    "pick": ("cohort", "--rater", "--case", "--port", "--browser"),
     "train": ("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
     "paper": (),
     "report": ("folder",),
@@ -74,7 +75,7 @@ def test_the_overview_lists_every_command_and_the_warning():
     assert "perfkit study" in text  # where to start
 
 
-@pytest.mark.parametrize("command", ["study", "phantom", "maps", "train", "bench"])
+@pytest.mark.parametrize("command", ["study", "phantom", "maps", "pick", "train", "bench"])
 def test_the_example_in_the_help_is_understood(command):
     """The words after 'Try:' parse; what they would do is not done."""
     (example,) = re.findall(r"Try: (perfkit .+?)\s*$", helped(command), flags=re.M)
