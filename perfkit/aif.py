@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from perfkit import arteries, clusters, gammaclusters
+from perfkit import arteries, clusters, gammaclusters, hierarchy
 from perfkit import curves as _curves
 from perfkit.inputfunction import AIF, corrected, judged, partial_volume_factor, voxel_aif
 
@@ -41,7 +41,7 @@ METHODS: dict[str, Callable[..., arteries.Chosen]] = {
     "straka": arteries.straka,
     "mouridsen": clusters.mouridsen,
     "murase": clusters.murase,
-    "peruzzo": clusters.peruzzo,
+    "peruzzo": hierarchy.peruzzo,
     "shi": clusters.shi,
     "rausch": gammaclusters.rausch,
 }
@@ -58,7 +58,7 @@ def select_aif(case, method: str = "straka", **options) -> AIF:
     method : ``"straka"`` (Straka 2010, the rule behind RAPID), ``"mouridsen"`` (2006, k-means), ``"murase"``
         (2001, fuzzy c-means), ``"peruzzo"`` (2011, hierarchy), ``"shi"`` (2014, affinity propagation) or
         ``"rausch"`` (2000, gamma-variate parameters).
-    options : of the method; see ``arteries.straka``, ``perfkit.clusters`` and ``perfkit.gammaclusters``.
+    options : of the method, as its function in ``METHODS`` describes them.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def select_vof(case, aif: AIF, *, percentile: float = arteries.PERCENTILE) -> AI
         raise ValueError(
             f"No vein is found among {len(series.curves)} voxels: nothing rises in their first pass."
         )
-    why = f"{len(rows)} voxels that touch, high and at least {VOF_DELAY:g} s after the artery."
+    why = f"{arteries.counted(rows)} that touch, high and at least {VOF_DELAY:g} s after the artery."
     relaxed = (f"Straka's rule had to be relaxed: {relaxed}.",) if relaxed else ()
     curve = series.curves[rows].mean(axis=0)
     return AIF(curve, series.voxels[rows], series.dt, "vof", relaxed + notes, why)

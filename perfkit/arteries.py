@@ -103,6 +103,12 @@ class BrainCurves:
         enhance = (values > 0) & (self.height > 0)
         return np.flatnonzero(enhance & (values >= np.percentile(values, percentile)))
 
+    def early(self, rows):
+        """Those of some rows whose curves arrive no later than the mean curve of the brain: no veins."""
+        n = self.first_pass.shape[1]
+        limit = _curves.arrival_time(filtered(self.mean, self.dt)[:n], self.dt)
+        return rows[_curves.arrival_time(self.first_pass[rows], self.dt) <= limit]
+
     def m_values(self, some):
         """(n,): peak / (time to peak since the onset × FWHM) of curves (n, T'), HU/s² (Yin et al. 2014)."""
         height = some.max(axis=1)
@@ -143,10 +149,15 @@ def straka(series: BrainCurves, *, percentile: float = PERCENTILE) -> Chosen:
     check_percentages(percentile=percentile)
     rows, relaxed = find_cluster(series, ARTERIAL, percentile=percentile)
     why = (
-        f"{len(rows)} voxels that touch, grown around the best score for high, early and narrow among the "
+        f"{counted(rows)} that touch, grown around the best score for high, early and narrow among the "
         f"highest {100 - percentile:g} % of {len(series.curves)} voxels."
     )
     return Chosen(rows, why, (f"Straka's rule had to be relaxed: {relaxed}.",) if relaxed else ())
+
+
+def counted(rows, what: str = "voxel") -> str:
+    """Return "1 voxel" or "7 voxels"."""
+    return f"{len(rows)} {what}{'s' * (len(rows) != 1)}"
 
 
 def check_percentages(**values) -> None:

@@ -1,13 +1,14 @@
-"""Arteries by clustering curves: k-means, Ward's hierarchy, fuzzy c-means and affinity propagation.
+"""Arteries by clustering curves: k-means, fuzzy c-means and affinity propagation.
 
 Each method narrows the brain down to candidates, has a library cluster their curves, and keeps the cluster
 that is most arterial. All look at the first pass only (``arteries.BrainCurves.first_pass``), all thresholds
 are ranks or ratios, and nothing is drawn at random: neither the gain of the contrast nor the time of the
 injection changes what is chosen.
 
-Ours in all of them: the publications are for MR, where a vein is no higher than an artery. In CT it is, so
-where a publication keeps the highest cluster, the highest among those is kept that arrive within 1 s of the
-earliest; and numbers that are not known to us from the publication are said to be ours.
+Ours in all of them, because the publications are for MR, where a vein is no higher than an artery, and in CT
+it is: curves that arrive after the mean curve of the brain are no candidates; and where a publication keeps
+the highest cluster, or leaves the rule open, it is the highest of those that arrive within 1 s of the
+earliest. Numbers not known to us from the publication are said to be ours.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import warnings
 
 import numpy as np
 
-from perfkit.arteries import BrainCurves, Chosen, arrival_frame, check_count, check_percentages, filtered
+from perfkit.arteries import BrainCurves, Chosen, check_count, check_percentages, counted
 
-FEWEST_FOR_KMEANS = 2  # voxels a cluster must have on average; our choice: fewer are no cluster
+# s; our choice: at longer intervals a narrow curve has as much second difference as noise, so roughness
+# would drop the arteries, and that step is left out
+SMOOTH_INTERVAL = 1.5
+FEWEST_PER_CLUSTER = 5  # voxels a cluster must have on average; our choice: fewer are split by their noise
 
 # Mouridsen et al. 2006, Magn Reson Med 55:524
 AREA = 90.0  # percentile of the areas under the curve above which voxels are candidates
@@ -27,13 +31,6 @@ KMEANS = 5
 # s around the bolus onset; our choice: 1 frame before and 12 after it, as published, at the 1.5 s of MR. With
 # 12 frames of 1 s a CT bolus has just peaked, and curves that never wash out have the lowest first moment.
 WINDOW = (-1.5, 18.0)
-
-# Peruzzo et al. 2011, Comput Methods Programs Biomed 104:e148, and the authors' dsc-mri-toolbox
-ELLIPSE = (0.15, 0.35)  # semi-axes, of the brain's extent from side to side and from front to back
-SMALLEST, LATEST, ROUGHEST = 40.0, 40.0, 5.0  # per cent of the candidates that go, one after the other
-SAME_PEAK = 0.04  # of the higher peak; at a smaller difference the earlier cluster is kept
-FEWEST, MOST = 4, 6  # voxels of the AIF
-MOST_CURVES = 2500  # our choice: the hierarchy costs their square; a slice of 256² has 1800
 
 # Murase et al. 2001, J Magn Reson Imaging 13:797
 UPTAKE = 95.0  # percentile of the areas above which voxels are candidates; our choice
@@ -76,9 +73,10 @@ def mouridsen(
     """
     check_count("clusters", clusters, 2)
     check_percentages(area=area, roughness=roughness)
-    candidates = _some(series.above(series.area, area), series, "Mouridsen")
-    rough = _roughness(series.first_pass[candidates])
-    rows = candidates[rough <= np.percentile(rough, roughness)]
+    rows = _some(series.early(series.above(series.area, area)), series, "Mouridsen")
+    if series.dt <= SMOOTH_INTERVAL:
+        rough = roughness_of(series.first_pass[rows])
+        rows = rows[rough <= np.percentile(rough, roughness)]
     first, last = (round((series.onset + edge) / series.dt) for edge in window)
     first = min(max(0, first), series.first_pass.shape[1] - 3)
     compared = _of_equal_area(series.first_pass[rows])[:, first : max(last, first + 2) + 1]
@@ -86,52 +84,10 @@ def mouridsen(
     for _ in range(2):
         inside = inside[_earliest_cluster(compared[inside], clusters)]
     why = (
-        f"{len(inside)} voxels of the earliest cluster, found by k-means inside the earliest of {clusters}, "
+        f"{counted(inside)} of the earliest cluster, found by k-means inside the earliest of {clusters}, "
         f"of {len(rows)} smooth candidates with much contrast."
     )
     return Chosen(rows[inside], why)
-
-
-def peruzzo(series: BrainCurves, *, ellipse: tuple[float, float] = ELLIPSE) -> Chosen:
-    """Cut Ward's hierarchy of the curves around the middle of a slice down to 4-6 high voxels.
-
-    Parameters
-    ----------
-    series : curves of the brain.
-    ellipse : semi-axes from side to side and from front to back, as shares of the brain's extent.
-
-    Notes
-    -----
-    Peruzzo et al. 2011: of an ellipse in the middle of the slice the 40 % smallest areas, the 40 % latest
-    peaks and the 5 % roughest curves go; of the two branches of the tree (SciPy's ``linkage``) the higher is
-    kept, the earlier where they differ by less than 4 %, until six voxels or fewer are left. Ours: curves
-    that arrive after the brain's mean curve are veins and go first; there an operator chose the slice, here
-    the highest of those whose curves arrive within 1 s of the earliest is taken.
-    """
-    if len(ellipse) != 2 or not all(share > 0 for share in ellipse):
-        raise ValueError(f"ellipse is two shares of the brain's extent above 0: {ellipse!r} came.")
-    x, y, z = series.voxels.T
-    early = _before_the_tissue(series)
-    found, n = [], 0
-    for k in np.unique(z):
-        slice_ = np.flatnonzero(z == k)
-        middle = slice_[_in_ellipse(x[slice_], y[slice_], ellipse)]
-        rows = _remaining(series, middle[early[middle]])
-        n += len(rows)
-        if len(rows) >= FEWEST:
-            found.append(rows[_branch(series.first_pass[rows])])
-    if not found:
-        raise ValueError(
-            f"Peruzzo's rule needs {FEWEST} candidates in the middle of a slice: none of {len(np.unique(z))} "
-            "slices has them. Look at the series, or try method='straka'."
-        )
-    best = series.most_arterial(np.array([series.first_pass[rows].mean(axis=0) for rows in found]))
-    rows = found[best]
-    why = (
-        f"{len(rows)} voxels at the end of Ward's hierarchy in slice {z[rows[0]]}, the best of {len(found)} "
-        f"slices, of {n} early candidates around the middle."
-    )
-    return Chosen(rows, why)
 
 
 def murase(
@@ -158,9 +114,11 @@ def murase(
     check_percentages(area=area)
     if not fuzzifier > 1:
         raise ValueError(f"fuzzifier must be above 1: {fuzzifier!r} came. Murase used 2.")
-    rows = _some(series.above(series.area, area), series, "Murase")
+    rows = _some(series.early(series.above(series.area, area)), series, "Murase")
     curves = series.first_pass[rows].astype(float)
-    k = min(clusters, len(rows))
+    k = sensible_count(clusters, len(rows))
+    if k < 2:
+        return Chosen(rows, f"All {len(rows)} candidates with much contrast: too few to be clustered.")
     rank = np.argsort(np.argsort(series.m_values(curves), kind="stable"))
     start = np.zeros((k, len(rows)))
     start[rank * k // len(rows), np.arange(len(rows))] = 1
@@ -170,7 +128,7 @@ def murase(
     own = membership[series.most_arterial(centres)]
     inside = np.flatnonzero(own > min(MEMBERSHIP, 0.9 * own.max()))
     why = (
-        f"{len(inside)} voxels with a membership above one half in the highest of the earliest of {k} fuzzy "
+        f"{counted(inside)} with a membership above one half in the highest of the earliest of {k} fuzzy "
         f"clusters, of {len(rows)} candidates with much contrast."
     )
     return Chosen(rows[inside], why)
@@ -206,7 +164,7 @@ def shi(
     check_count("most", most, FEWEST_MEMBERS)
     height = series.height
     rows = np.flatnonzero((height > height.mean() + sigmas * height.std()) & (height > 0))
-    rows = _some(rows, series, "Shi")
+    rows = _some(series.early(rows), series, "Shi")
     area = series.area[rows]
     rows = rows[(area >= np.percentile(area, small)) & (area <= np.percentile(area, 100 - large))]
     rows = _some(rows, series, "Shi")
@@ -219,7 +177,7 @@ def shi(
     groups = [group for group in groups if len(group) >= FEWEST_MEMBERS] or groups
     inside = groups[series.most_arterial(np.array([curves[group].mean(axis=0) for group in groups]))]
     why = (
-        f"{len(inside)} voxels of the highest of the earliest of {len(groups)} clusters that affinity "
+        f"{counted(inside)} of the highest of the earliest of {len(groups)} clusters that affinity "
         f"propagation found among {len(rows)} candidates with a high peak."
     )
     return Chosen(rows[inside], why)
@@ -241,7 +199,12 @@ def kmeans_labels(points, starts):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer distinct points than clusters is no fault here
-        return KMeans(len(starts), init=np.asarray(starts), n_init=1).fit(points).labels_
+        return KMeans(len(starts), init=np.asarray(starts), n_init=1, tol=0).fit(points).labels_
+
+
+def sensible_count(clusters: int, n: int) -> int:
+    """How many clusters n points make: as many as wanted, of at least five points on average, or 1."""
+    return max(1, min(clusters, n // FEWEST_PER_CLUSTER))
 
 
 def _some(rows, series, whose):
@@ -254,11 +217,15 @@ def _some(rows, series, whose):
 
 
 def _of_equal_area(curves):
-    return curves / np.maximum(curves.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    """Curves (n, T) over their sums, float64; those without area are 0 throughout."""
+    area = curves.sum(axis=1, keepdims=True, dtype=float)
+    return np.divide(curves, area, where=area > 0, out=np.zeros(curves.shape))
 
 
-def _roughness(curves):
-    return (np.diff(_of_equal_area(curves), n=2, axis=1) ** 2).sum(axis=1)
+def roughness_of(curves):
+    """Sum of the squared second differences of curves (n, T) of equal area; infinite without area."""
+    rough = (np.diff(_of_equal_area(curves), n=2, axis=1) ** 2).sum(axis=1)
+    return np.where(curves.sum(axis=1) > 0, rough, np.inf)
 
 
 def _moments(curves):
@@ -270,63 +237,12 @@ def _moments(curves):
 
 def _earliest_cluster(curves, k: int):
     """Positions of the curves (n, T) in the k-means cluster whose mean has the lowest first moment."""
-    k = min(k, len(curves) // FEWEST_FOR_KMEANS)
-    if k < 2:
-        return np.arange(len(curves))
+    k = sensible_count(k, len(curves))
     groups = np.array_split(np.argsort(_moments(curves), kind="stable"), k)
     labels = kmeans_labels(curves, [curves[group].mean(axis=0) for group in groups])
     means = {label: curves[labels == label].mean(axis=0) for label in np.unique(labels)}
     earliest = min(means, key=lambda label: _moments(means[label][None])[0])
     return np.flatnonzero(labels == earliest)
-
-
-def _before_the_tissue(series):
-    """(V,) bool: curves that arrive no later than the mean curve of the brain."""
-    mean = filtered(series.mean, series.dt)[None, : series.first_pass.shape[1]]
-    limit = arrival_frame(mean, mean.max(axis=1))
-    return (arrival_frame(series.first_pass, series.height) <= limit) & (series.height > 0)
-
-
-def _in_ellipse(x, y, ellipse):
-    inside = 0
-    for along, share in zip((x, y), ellipse, strict=True):
-        middle, extent = (along.min() + along.max()) / 2, max(1, np.ptp(along))
-        inside = inside + ((along - middle) / (share * extent)) ** 2
-    return inside <= 1
-
-
-def _remaining(series, rows):
-    """Rows left after the smallest areas, the latest peaks and the roughest curves are gone."""
-    for value, dropped in (
-        (lambda some: -series.area[some], SMALLEST),
-        (lambda some: series.first_pass[some].argmax(axis=1), LATEST),
-        (lambda some: _roughness(series.first_pass[some]), ROUGHEST),
-    ):
-        kept = int(np.ceil(len(rows) * (1 - dropped / 100)))
-        rows = rows[np.argsort(value(rows), kind="stable")[:kept]]
-    if len(rows) > MOST_CURVES:
-        rows = rows[np.argsort(-series.area[rows], kind="stable")[:MOST_CURVES]]
-    return np.sort(rows)
-
-
-def _branch(curves):
-    """Positions of the 4-6 curves (n, T) at the end of the highest branch of Ward's tree."""
-    from scipy.cluster.hierarchy import linkage, to_tree
-
-    if len(curves) <= MOST:
-        return np.arange(len(curves))
-    # Ward's tree of a branch is the branch of Ward's tree: one tree serves all the cuts.
-    node = to_tree(linkage(curves.astype(float), "ward"))
-    while node.count > MOST:
-        sides = (node.left, node.right)
-        means = [curves[side.pre_order()].mean(axis=0) for side in sides]
-        peaks, times = [mean.max() for mean in means], [mean.argmax() for mean in means]
-        alike = abs(peaks[0] - peaks[1]) < SAME_PEAK * max(peaks) and times[0] != times[1]
-        best = int(times[1] < times[0]) if alike else int(peaks[1] > peaks[0])
-        if sides[best].count < FEWEST <= sides[1 - best].count:
-            best = 1 - best
-        node = sides[best]
-    return np.sort(node.pre_order())
 
 
 def _affinity_groups(points, seed):

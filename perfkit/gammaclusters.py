@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from perfkit import curves
-from perfkit.arteries import BrainCurves, Chosen, check_count, check_percentages
-from perfkit.clusters import kmeans_labels
+from perfkit.arteries import BrainCurves, Chosen, check_count, check_percentages, counted
+from perfkit.clusters import kmeans_labels, sensible_count
 from perfkit.gamma import width_of_shape
 
 PERCENTILE = 95.0  # of the peaks above which voxels are candidates; our choice, as Straka's
@@ -26,13 +26,13 @@ def rausch(series: BrainCurves, *, clusters: int = CLUSTERS, percentile: float =
 
     Notes
     -----
-    Rausch et al. 2000, Magn Reson Imaging 18:1235. Fits with R² < .8 or a FWHM above 25 s go. Ours: k-means
-    on the standardised logarithm of the peak, arrival and FWHM; of the clusters that arrive within 1 s of the
-    earliest the highest is kept; the AIF is the mean of the measured curves, not of the fits.
+    Rausch et al. 2000, Magn Reson Imaging 18:1235. Fits with R² < .8 or a FWHM above 25 s go. Ours: what
+    ``perfkit.clusters`` says of all methods; k-means on the standardised logarithm of the peak, arrival and
+    FWHM; the AIF is the mean of the measured curves, not of the fits.
     """
     check_count("clusters", clusters, 2)
     check_percentages(percentile=percentile)
-    rows = series.above(series.height, percentile)
+    rows = series.early(series.above(series.height, percentile))
     if len(rows) > MOST_FITS:
         rows = np.sort(rows[np.argsort(-series.height[rows], kind="stable")[:MOST_FITS]])
     candidates = len(rows)
@@ -45,12 +45,12 @@ def rausch(series: BrainCurves, *, clusters: int = CLUSTERS, percentile: float =
         )
     rows = rows[fits]
     features = np.stack([np.log(peak), arrival, fwhm], axis=1)[fits]
-    labels = _clustered(features, min(clusters, max(1, len(rows) // 2)))
+    labels = _clustered(features, sensible_count(clusters, len(rows)))
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     means = np.array([series.first_pass[rows[group]].mean(axis=0) for group in groups])
     rows = rows[groups[series.most_arterial(means)]]
     why = (
-        f"{len(rows)} voxels of the highest of the earliest of {len(groups)} clusters by peak, arrival and "
+        f"{counted(rows)} of the highest of the earliest of {len(groups)} clusters by peak, arrival and "
         f"width of {int(fits.sum())} gamma variates, fitted to {candidates} candidates with a high peak."
     )
     return Chosen(rows, why)

@@ -20,6 +20,7 @@ MIN_FWHM = 3.0  # s; our choice: no bolus given in an arm is that narrow, the 5t
 FLAT_LEVEL = 0.99  # of the peak
 FLAT_SHARE = 0.2  # of the FWHM; our choice: gamma variates spend .12 of it within 1 % of their peak
 FLAT_FRAMES = 3  # our choice: two equal samples are chance
+MIN_SCORE = 2.0  # our choice: the better half of a brain scores 1.1-1.9, arteries of phantoms 4 and more
 LATE_SIGMAS = 2.0  # our choice: of the arrival's own error, which noise over slope gives
 END_FRAMES = 3  # frames whose mean is the tail, as in the partial-volume factor
 
@@ -212,6 +213,8 @@ def _about_the_times(curve, dt, tissue, vof):
 def _about_the_score(score):
     if score <= 1:
         yield f"It is no more arterial than the mean curve of the brain (score {score:.2g})."
+    elif score < MIN_SCORE:
+        yield f"It is hardly more arterial than the mean curve of the brain (score {score:.2g})."
 
 
 def _arrives_after(curve, other, dt) -> bool:

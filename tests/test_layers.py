@@ -14,7 +14,7 @@ LAYERS = [
     " volumes patients discovery anatomy recipe forward lesion scanner layout overlays",
     "arteries",
     "quality clusters recirculation readings",
-    "gammaclusters inputfunction",
+    "gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
     "arms single departures training figures explorer pickerview wording suggestions placement raterviews",
     "picker batch report raters methods published",
