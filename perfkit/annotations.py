@@ -233,6 +233,7 @@ def _voxels(triples: Iterable) -> tuple[Voxel, ...]:
 
 
 def instant(time: str) -> datetime:
+    """Read the time of a pick; without a time zone it is UTC."""
     try:
         instant = datetime.fromisoformat(time)
     except (TypeError, ValueError):
