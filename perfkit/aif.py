@@ -30,6 +30,7 @@ __all__ = [
     "compare",
     "corrected",
     "expert_aif",
+    "find_vof",
     "judged",
     "partial_volume_factor",
     "select_aif",
@@ -123,7 +124,17 @@ def select_vof(case, aif: AIF, *, percentile: float = arteries.PERCENTILE) -> AI
     -----
     Where nothing arrives 2 s after the artery, the latest high voxels are taken, and a note says so.
     """
-    series = brain_curves(case)
+    return find_vof(brain_curves(case), aif, percentile=percentile)
+
+
+def find_vof(series: arteries.BrainCurves, aif: AIF, *, percentile: float = arteries.PERCENTILE) -> AIF:
+    """Find the venous output function among the curves of a brain; see ``select_vof``.
+
+    Parameters
+    ----------
+    series : of ``brain_curves``.
+    aif, percentile : as for ``select_vof``.
+    """
     smooth = arteries.filtered(aif.curve[None], aif.dt)
     earliest = float(arteries.arrival_frame(smooth, smooth.max(axis=1))[0]) * aif.dt + VOF_DELAY
     options = {"weights": arteries.VENOUS, "percentile": percentile}

@@ -244,7 +244,7 @@ def _candidates(series, percentile, any_shape, earliest):
 
 def _best_component(series, rows, score, smallest: int):
     """Positions in ``rows`` of the connected cluster with the best three voxels; empty where none is."""
-    labels = _components(series, rows)
+    labels = components(series, rows)
     groups = [np.flatnonzero(labels == label) for label in range(1, labels.max(initial=0) + 1)]
     groups = [group for group in groups if len(group) >= smallest]
     return max(groups, key=lambda group: np.sort(score[group])[-MIN_CLUSTER:].mean(), default=rows[:0])
@@ -255,14 +255,18 @@ def _grown(series, rows, features, seed: int):
     height, arrival, _ = features
     similar = (height >= GROWTH_LEVEL * height[seed]) & (arrival <= arrival[seed] + GROWTH_DELAY)
     positions = np.flatnonzero(similar)
-    labels = _components(series, rows[positions])
+    labels = components(series, rows[positions])
     return positions[labels == labels[np.searchsorted(positions, seed)]]
 
 
-def _components(series, rows):
+def components(series: BrainCurves, rows):
     """Label (n,), from 1, of the 26-connected component each of the voxels ``rows`` belongs to."""
-    mask = np.zeros(series.shape, bool)
-    where = tuple(series.voxels[rows].T)
+    voxels = series.voxels[rows]
+    if not len(voxels):
+        return np.zeros(0, int)
+    first = voxels.min(axis=0)
+    mask = np.zeros(np.ptp(voxels, axis=0) + 1, bool)  # their box: labelling all of the volume takes longer
+    where = tuple((voxels - first).T)
     mask[where] = True
     return ndimage.label(mask, structure=np.ones((3, 3, 3)))[0][where]
 
