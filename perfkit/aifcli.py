@@ -11,7 +11,7 @@ import typer
 
 app = typer.Typer(
     name="aif",
-    help="Picked AIFs: bring published ones in, hand yours on, compare two raters."
+    help="Picked AIFs: bring published ones in, hand yours on, compare two raters; or the automatic methods."
     "\n\nPicks lie in data/aif/<cohort>/<rater>.csv, one line each; notebook 02 makes them. "
     "`perfkit aif list --cohort DIR` says whose there are.",
     no_args_is_help=True,
@@ -124,6 +124,49 @@ def compare(
     for line in found.sentences():
         typer.echo(line)
     typer.echo(f"file://{found.save(out)[-1].resolve()}")
+
+
+@app.command()
+def methods(
+    cohort: Annotated[
+        str, typer.Option(help="Folder of scans. Empty: the embedded phantom cohort.", show_default=False)
+    ] = "",
+    out: Annotated[str, typer.Option(help="Folder for methods.csv and scans.csv. Empty: none.")] = "",
+    n: Annotated[int, typer.Option(help="Only the first n scans; 0: all.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the embedded phantom cohort.", min=0)] = 0,
+    rater: Annotated[str, typer.Option(help="Whose picks stand beside the methods.")] = "simulated-rater",
+):
+    """Compare the automatic AIF methods: their curves with the truth, and the cores that follow.
+
+    A row per method, beside a rater, the brain's mean curve (the control) and,
+    on phantoms, the true AIF: median (quartiles) of the curve's correlation with
+    the true AIF and of ΔTTP, ΔFWHM and area ratio; share refused and flagged;
+    AUC and Dice of the core. Scans that cannot be read are named and left out.
+
+    Try: perfkit aif methods --n 5
+    """
+    from perfkit import paths
+    from perfkit.datasets import open_cohort
+    from perfkit.methods import as_markdown, compare_methods, method_table
+    from perfkit.study import demo_cohort
+    from perfkit.tables import save_table
+
+    if out and Path(out).exists() and not Path(out).is_dir():
+        raise NotADirectoryError(f"--out names a folder, and {out} is a file. Give another path.")
+    folder = paths.resolve(cohort) if cohort else demo_cohort(seed=seed, say=typer.echo)
+    scans = open_cohort(folder)
+    scans = scans.select(min(n, len(scans))) if n else scans
+    scores = compare_methods(
+        scans, rater=rater, progress=_watched(), say=lambda words: typer.echo(words, err=True)
+    )
+    if scores.empty:
+        raise ValueError(f"None of the {len(scans)} scans of {folder} can be read.")
+    table = method_table(scores)
+    typer.echo(as_markdown(table))
+    if out:
+        save_table(Path(out) / "scans.csv", scores)
+        path = save_table(Path(out) / "methods.csv", table.rename_axis("method").reset_index())
+        typer.echo(f"{path}")
 
 
 @app.command("list")

@@ -15,7 +15,7 @@ import numpy as np
 from perfkit import paper
 
 SHAPE = (256, 256, 8, 60)  # the size the paper's figures are compared at
-PARTS = ("all", "maps", "pipeline", "training", "start", "departures")
+PARTS = ("all", "maps", "pipeline", "training", "start", "aif", "departures")
 
 
 def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
@@ -39,7 +39,8 @@ def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
         return measure(say)
     say(f"Series of {'×'.join(map(str, SHAPE))}, float32; median of {repeats}")
     found: dict = {}
-    for name, part in (("maps", _maps), ("pipeline", _pipeline), ("training", _training), ("start", _start)):
+    parts = {"maps": _maps, "pipeline": _pipeline, "training": _training, "start": _start, "aif": _aif}
+    for name, part in parts.items():
         if what in ("all", name):
             found |= part(repeats, say)
     return found
@@ -154,6 +155,31 @@ def _start(repeats, say):
     say(f"import perfkit: {times['importing']:.2f} s (python alone {times['bare']:.2f} s)")
     say(f"import and open a cohort of 94: {times['opening']:.2f} s")
     return {"import_s": times["importing"], "open_s": times["opening"]}
+
+
+def _aif(repeats, say):
+    """Each automatic method on a prepared scan, against preparing that scan, and the suggestions."""
+    from perfkit.aif import METHODS, select_aif
+    from perfkit.phantom import make_case
+    from perfkit.preprocessing import prepare
+    from perfkit.suggestions import iter_suggestions, suggest
+
+    case = make_case(0, size="full", n_slices=SHAPE[2], n_frames=SHAPE[3])
+    prepared = prepare(case)
+    times = _interleaved(
+        repeats,
+        prepare=lambda: prepare(case),
+        first=lambda: next(iter_suggestions(prepared)),
+        suggest=lambda: suggest(prepared),
+        **{method: lambda m=method: select_aif(prepared, m) for method in METHODS},
+    )
+    unit = times["prepare"]
+    say(f"smoothing, masks and reference tissue, to compare with: {unit:.2f} s")
+    for method in METHODS:
+        say(f"AIF by {method}: {times[method]:.2f} s, {times[method] / unit:.2f}× that")
+    say(f"suggestions: the first after {times['first']:.2f} s, all methods {times['suggest']:.2f} s")
+    found = {f"aif_{name}_s": seconds for name, seconds in times.items()}
+    return found | {f"aif_{method}_ratio": times[method] / unit for method in METHODS}
 
 
 def _process(code):

@@ -218,13 +218,16 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a run, such as
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="all, maps, pipeline, training, start; or departures.")] = "all",
+    what: Annotated[
+        str, typer.Argument(help="all, maps, pipeline, training, start, aif; or departures.")
+    ] = "all",
     repeats: Annotated[int, typer.Option(help="Repetitions; the median counts.", min=1)] = 5,
 ):
     """Measure speed at 256×256×8×60, as ratios to the bare matrix product in the same run.
 
     maps: all voxels to maps; pipeline: from a file to the core, step by step;
-    training: one step; start: import and opening 94 scans. Needs a quiet machine.
+    training: one step; start: import and opening 94 scans; aif: the automatic
+    methods. Needs a quiet machine.
 
     Try: perfkit bench maps --repeats 3
     """

@@ -14,9 +14,9 @@ LAG = (8.0, 30.0)  # s from peak to peak; docs/science.md §7: 12-18 s
 WIDENING = (1.0, 3.0)  # FWHM over the first's; docs/science.md §7: 1.6
 PLATEAU = (0.0, 0.3)  # of the first peak; docs/science.md §7: .05-.1
 STARTS = (12.0, 18.0)  # s, lags the fit starts from; our choice: the ends of what is usual
-SEEN_AFTER = (
-    8.0  # s after the first peak that must be in the scan; our choice: else only the first pass shows
-)
+SCALE = (1.0, 0.1, 0.1, 0.1, 0.1, 3.0, 0.3, 0.05)  # about the size of a sensible step of each parameter
+MOST_STEPS = 100  # our choice: arteries need 10-60
+SEEN_AFTER = 8.0  # s after the first peak the scan must last; our choice: else only the first pass shows
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,8 @@ def _fitted(curve, t, first, lag):
     lower = [t[0] - 30, -5, -5, 0, SHARE[0], LAG[0], WIDENING[0], PLATEAU[0]]
     upper = [t[-1], 8, 8, 3, SHARE[1], LAG[1], WIDENING[1], PLATEAU[1]]
     start = np.clip(start, np.array(lower) + 1e-6, np.array(upper) - 1e-6)
-    return least_squares(
-        lambda p: sum(_parts(p, t)) - curve / height, start, bounds=(lower, upper), x_scale=_SCALE
-    )
-
-
-_SCALE = (1.0, 0.1, 0.1, 0.1, 0.1, 3.0, 0.3, 0.05)  # about the size of a sensible step of each parameter
+    options = {"bounds": (lower, upper), "x_scale": SCALE, "max_nfev": MOST_STEPS}
+    return least_squares(lambda p: sum(_parts(p, t)) - curve / height, start, **options)
 
 
 def _passes(p):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from perfkit import bench, phantom
+from perfkit.aif import METHODS
 
 SHAPE = (32, 32, 2, 24)
 
@@ -43,6 +44,14 @@ def test_pipeline(small, monkeypatch):
 def test_training(small):
     found, lines = ran("training")
     assert set(found) == {"step_s", "augment_s"} and len(lines) == 2
+
+
+def test_aif(small, monkeypatch):
+    monkeypatch.setattr(bench, "SHAPE", (48, 48, 2, 43))
+    found, lines = ran("aif")
+    assert {f"aif_{m}_{unit}" for m in METHODS for unit in ("s", "ratio")} < set(found)
+    assert found["aif_straka_ratio"] == pytest.approx(found["aif_straka_s"] / found["aif_prepare_s"])
+    assert sum("AIF by" in line for line in lines) == len(METHODS)
 
 
 def test_start(small, tiny_cohort, monkeypatch):
