@@ -37,7 +37,7 @@ UPTAKE = 95.0  # percentile of the areas above which voxels are candidates; our 
 FUZZY = 6  # clusters; docs/science.md §5: 5-8
 FUZZIFIER = 2.0
 MEMBERSHIP = 0.5  # our choice: more to the arterial cluster than to all others together
-FUZZY_ERROR, FUZZY_STEPS = 1e-3, 100  # our choice: of the memberships; it settles in 20-60
+FUZZY_ERROR, FUZZY_STEPS = 1e-3, 150  # our choice: of the memberships; it settles in 50-100
 
 # Shi et al. 2014, J Magn Reson Imaging 39:1327
 SIGMAS = 1.2  # standard deviations of the peaks by which a candidate's peak exceeds their mean

@@ -15,7 +15,7 @@ WIDENING = (1.0, 3.0)  # FWHM over the first's; docs/science.md §7: 1.6
 PLATEAU = (0.0, 0.3)  # of the first peak; docs/science.md §7: .05-.1
 STARTS = (12.0, 18.0)  # s, lags the fit starts from; our choice: the ends of what is usual
 SCALE = (1.0, 0.1, 0.1, 0.1, 0.1, 3.0, 0.3, 0.05)  # about the size of a sensible step of each parameter
-MOST_STEPS = 100  # our choice: arteries need 10-60
+MOST_STEPS = 100  # our choice: arteries need 10-90
 SEEN_AFTER = 8.0  # s after the first peak the scan must last; our choice: else only the first pass shows
 
 
