@@ -100,7 +100,7 @@ def assess(curve, dt: float, *, tissue=None, vof=None) -> Quality:
         }
         fit = curves.fit_gamma_variate(curve, dt) if peak > 0 and curve.argmax() > 0 else None
         score = arterial_score(curve, tissue, dt)
-        ratio = float("nan") if vof is None else _ratio(figures["area"], float(vof.sum() * dt))
+        ratio = float("nan") if vof is None or not vof.sum() else figures["area"] / float(vof.sum() * dt)
         factor = float("nan") if vof is None else area_factor(curve, vof)
         found = (
             *_about_the_peak(curve, dt, figures),
