@@ -177,9 +177,7 @@ def _checked(n, methods, apart_mm):
     methods = (methods,) if isinstance(methods, str) else tuple(methods)
     unknown = [method for method in methods if method not in aif.METHODS] or ["none"] * (not methods)
     if unknown:
-        raise ValueError(
-            f"The methods must be some of {', '.join(aif.METHODS)}: {unknown[0]!r} came."
-        )
+        raise ValueError(f"The methods must be some of {', '.join(aif.METHODS)}: {unknown[0]!r} came.")
     if not apart_mm > 0:
         raise ValueError(f"apart_mm must be above 0 mm: {apart_mm!r} came.")
     return methods
