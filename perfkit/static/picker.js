@@ -615,7 +615,7 @@ function render({ model, el }) {
   const actions = {
     ArrowUp: () => go(ui.z + 1, ui.t), ArrowDown: () => go(ui.z - 1, ui.t),
     ArrowLeft: () => go(ui.z, ui.t - 1), ArrowRight: () => go(ui.z, ui.t + 1), " ": togglePlay,
-    a: () => kinds.aif.click(), v: () => kinds.vof.click(), z: () => undo.click(), y: () => redo.click(), x: () => clear.click(),
+    a: () => kinds.aif.click(), v: () => kinds.vof.click(), z: () => say("undo"), y: () => say("redo"), x: () => clear.click(),
     o: cycle, k: () => scan.has_maps && tick(core, !core.checked), n: () => next.click(), p: () => previous.click(),
     s: () => save.click(), Enter: () => ui.hover && pick([ui.hover], "toggle"),
     "+": () => zoom(1.5, aim()), "=": () => zoom(1.5, aim()), "-": () => zoom(1 / 1.5), 0: () => { view = { ...base }; pan(0, 0); },
@@ -624,7 +624,7 @@ function render({ model, el }) {
     ArrowUp: () => moveCursor(0, -1), ArrowDown: () => moveCursor(0, 1),
     ArrowLeft: () => moveCursor(-1, 0), ArrowRight: () => moveCursor(1, 0),
   };
-  const controlled = { z: () => undo.click(), y: () => redo.click(), s: () => save.click(), Z: () => redo.click() };
+  const controlled = { z: () => say("undo"), y: () => say("redo"), s: () => save.click(), Z: () => say("redo") };
   const aim = () => ui.hover && [column(ui.hover[0]) + 0.5, row(ui.hover[1]) + 0.5];
   root.addEventListener("keydown", (event) => {
     event.stopPropagation(); // no key may reach JupyterLab: there `d d` deletes the cell
