@@ -662,7 +662,7 @@ function render({ model, el }) {
     go(scan.start, scan.peak_frame);
     layout();
   }
-  const follow = () => { drawState(); askFlow(); drawImage(); drawChart(); };
+  const follow = () => { askFlow(); drawState(); drawImage(); drawChart(); };
   model.on("msg:custom", receive);
   model.on("change:scan", open);
   model.on("change:state", follow);
