@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -363,17 +364,19 @@ def _write_picks(path, picks):
     from perfkit.annotations import Pick, append
 
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    for case, (voxels, vof_voxels) in picks.items():
-        append(
-            temporary,
-            Pick(
-                case=case,
-                voxels=tuple(map(tuple, voxels)),
-                vof_voxels=tuple(map(tuple, vof_voxels)),
-                time="2020-10-04T00:00:00+00:00",  # fixed, so that the same seed gives the same bytes
-                comment="simulated",
-            ),
-        )
-    os.replace(temporary, path)
+    with tempfile.TemporaryDirectory(
+        dir=path.parent, prefix="."
+    ) as folder:  # takes the draft's lock away too
+        draft = Path(folder) / path.name
+        for case, (voxels, vof_voxels) in picks.items():
+            append(
+                draft,
+                Pick(
+                    case=case,
+                    voxels=tuple(map(tuple, voxels)),
+                    vof_voxels=tuple(map(tuple, vof_voxels)),
+                    time="2020-10-04T00:00:00+00:00",  # fixed, so that the same seed gives the same bytes
+                    comment="simulated",
+                ),
+            )
+        os.replace(draft, path)
