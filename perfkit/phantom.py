@@ -364,9 +364,8 @@ def _write_picks(path, picks):
     from perfkit.annotations import Pick, append
 
     path.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix="."
-    ) as folder:  # takes the draft's lock away too
+    # A folder of its own takes the lock of the draft away as well.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
         draft = Path(folder) / path.name
         for case, (voxels, vof_voxels) in picks.items():
             append(

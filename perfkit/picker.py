@@ -266,7 +266,7 @@ class AIFPicker:
         vof = f"; VOF of {m} voxel{'s' * (m != 1)}" if m else ""
         return (
             f"AIF of {n} voxel{'s' * (n != 1)}: {aif.peak:.0f} HU at {aif.time_to_peak:g} s, "
-            f"{self.aif_quality.fwhm:.1f} s wide{vof}"
+            f"{curves.full_width_half_maximum(aif.curve, self.dt):.1f} s wide{vof}"
         )
 
     def mean_curve(self, voxels):

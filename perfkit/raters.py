@@ -6,6 +6,7 @@ A rater is a file of picks, picks at hand, or an automatic method. Differences a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,7 +123,9 @@ class RaterComparison:
         table = save_table(out / "raters.csv", self.table)
         (page,) = save_figure(self.figure(), out / "raters")
         summary = out / "raters.json"
-        summary.write_text(json.dumps(self.summary(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        draft = out / f".{os.getpid()}.raters.json"
+        draft.write_text(json.dumps(self.summary(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(draft, summary)
         return [table, summary, page]
 
 
