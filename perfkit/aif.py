@@ -34,6 +34,7 @@ __all__ = [
     "judged",
     "partial_volume_factor",
     "select_aif",
+    "select_each",
     "select_vof",
     "voxel_aif",
 ]
@@ -105,6 +106,35 @@ def choose(series: arteries.BrainCurves, method: str, **options) -> AIF:
         chosen.why,
     )
     return judged(found, series.mean)
+
+
+def select_each(case, methods=tuple(METHODS)) -> tuple[dict[str, AIF], dict[str, str]]:
+    """Find the arterial input function of a scan by every method.
+
+    Parameters
+    ----------
+    case : prepared scan, or Case.
+    methods : names of ``METHODS``.
+
+    Returns
+    -------
+    found : method -> AIF, in the order asked for.
+    refused : method -> the reason, for those that find no artery.
+
+    Raises
+    ------
+    ValueError : unknown method, or a brain without any enhancement.
+    """
+    for method in methods:
+        _check_method(method, {})
+    series = brain_curves(case)
+    found, refused = {}, {}
+    for method in methods:
+        try:
+            found[method] = choose(series, method)
+        except ValueError as reason:
+            refused[method] = str(reason)
+    return found, refused
 
 
 def select_vof(case, aif: AIF, *, percentile: float = arteries.PERCENTILE) -> AIF:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfkit import annotations, paper
-from perfkit.aif import brain_mean_aif, expert_aif, select_aif
+from perfkit.aif import METHODS, brain_mean_aif, expert_aif, select_aif
 from perfkit.deconvolution import MATRICES
 from perfkit.maps import core_mask, perfusion_maps, relative_cbf
 from perfkit.metrics import dice, hausdorff95_mm, jaccard, roc_auc, volume_ml
@@ -19,7 +19,11 @@ ARMS = ("expert", "automatic", "cnn", "brain_mean")
 
 
 def arm_aifs(
-    prepared: dict[str, Prepared], picks: dict[str, annotations.Pick], cohort=None
+    prepared: dict[str, Prepared],
+    picks: dict[str, annotations.Pick],
+    cohort=None,
+    *,
+    method: str = "straka",
 ) -> tuple[dict, dict]:
     """Find the AIFs of the arms that need no training.
 
@@ -28,23 +32,30 @@ def arm_aifs(
     prepared : dict from case id to Prepared
     picks : recorded voxels of one rater, by case id; scans without a pick have no expert AIF
     cohort : datasets.Cohort, to read voxels that were picked outside the brain mask
+    method : of the automatic arm, one of ``aif.METHODS``
 
     Returns
     -------
     aifs : dict from arm to dict from case id to (T,), HU above baseline
     failures : dict from (case id, arm) to the reason
+
+    Raises
+    ------
+    ValueError : no such method.
     """
-    methods = {
+    if method not in METHODS:
+        raise ValueError(f"The automatic AIF is found by one of {', '.join(METHODS)}: {method!r} came.")
+    finders = {
         "expert": lambda p: _expert(p, picks, cohort),
-        "automatic": select_aif,
+        "automatic": lambda p: select_aif(p, method),
         "brain_mean": brain_mean_aif,
     }
-    aifs: dict = {arm: {} for arm in methods}
+    aifs: dict = {arm: {} for arm in finders}
     failures = {}
     for case, scan in prepared.items():
-        for arm, method in methods.items():
+        for arm, find in finders.items():
             try:
-                aifs[arm][case] = method(scan).curve
+                aifs[arm][case] = find(scan).curve
             except (ValueError, KeyError) as error:
                 failures[case, arm] = str(error)
     return aifs, failures

@@ -9,6 +9,7 @@ from perfkit import drawing
 BRAIN_WINDOW = (0, 80)  # HU; the usual brain window of CT
 VOXEL_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73")
 SIDE_COLOURS = ("#E69F00", "#56B4E9")
+COLUMNS = 4  # our choice: panels in a row of a notebook that are still seen
 
 
 def masks_figure(prepared, z: int):
@@ -46,25 +47,36 @@ def voxels_figure(background, groups, *, affine=None, brain=None, limits=BRAIN_W
     """
     groups = {name: np.asarray(voxels, int) for name, voxels in groups.items() if len(voxels)}
     slices = {name: int(np.bincount(voxels[:, 2]).argmax()) for name, voxels in groups.items()}
-    titles = [f"{name}: {len(groups[name])} voxels, slice {z + 1}" for name, z in slices.items()]
+    titles = [_title(name, len(groups[name]), z) for name, z in slices.items()]
     shown = None if brain is None else brain.any(axis=2)
     images = [background[..., z] for z in slices.values()]
     figure = _slices(titles, images, affine, shown, limits, unit)
-    for column, (name, z) in enumerate(slices.items(), start=1):
+    for i, (name, z) in enumerate(slices.items()):
         mask = np.zeros(background.shape, bool)
         mask[tuple(groups[name].T)] = True
-        colour = VOXEL_COLOURS[(column - 1) % len(VOXEL_COLOURS)]
-        drawing.add_contour(figure, mask[..., z], 1, column, colour=colour, name=name)
+        colour = drawing.ARM_COLOURS.get(name, VOXEL_COLOURS[i % len(VOXEL_COLOURS)])
+        drawing.add_contour(figure, mask[..., z], *_place(i), colour=colour, name=name)
     return figure
 
 
+def _title(name, n, z):
+    return f"{drawing.arm_label(name)}: {n} voxel{'' if n == 1 else 's'}, slice {z + 1}"
+
+
+def _place(i):
+    return i // COLUMNS + 1, i % COLUMNS + 1
+
+
 def _slices(titles, images, affine, brain, limits=BRAIN_WINDOW, unit="HU"):
-    figure = drawing.panels(1, max(1, len(titles)), subplot_titles=titles, horizontal_spacing=0.02)
+    rows, columns = max(1, -(-len(titles) // COLUMNS)), max(1, min(len(titles), COLUMNS))
+    space = {"horizontal_spacing": 0.02, "vertical_spacing": 0.12 / rows}
+    figure = drawing.panels(rows, columns, subplot_titles=titles, **space)
     window = None if brain is None else drawing.window_of(brain)
-    for column, image in enumerate(images, start=1):
-        drawing.add_image(figure, image, 1, column, affine=affine, window=window, coloraxis="coloraxis")
+    for i, image in enumerate(images):
+        drawing.add_image(figure, image, *_place(i), affine=affine, window=window, coloraxis="coloraxis")
     bar = {"title": {"text": unit}, "thickness": 12, "outlinewidth": 0}
     colours = {"colorscale": "gray", "cmin": limits[0], "cmax": limits[1], "colorbar": bar}
+    margin = {"l": 8, "r": 8, "t": 40, "b": 8}
     return figure.update_layout(
-        height=360, coloraxis=colours, showlegend=False, margin={"l": 8, "r": 8, "t": 40, "b": 8}
+        height=60 + 300 * rows, coloraxis=colours, showlegend=False, margin=margin, font_size=12
     )

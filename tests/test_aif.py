@@ -192,3 +192,16 @@ def test_median_and_arrival_by_hand():
     smooth = arteries.filtered(curve, 1.0)
     assert smooth.tolist() == [[0, 0, 0, 1, 1, 3, 4, 4, 2]]
     assert arteries.arrival_frame(smooth, smooth.max(axis=1)) == [2]  # 0 <= .8 < 1
+
+
+def test_every_method_is_asked_once_and_a_refusal_keeps_its_reason(scan, monkeypatch):
+    def refuse(series):
+        raise ValueError("no artery here")
+
+    monkeypatch.setitem(aif_module.METHODS, "shi", refuse)
+    found, refused = aif_module.select_each(scan, ["rausch", "shi", "straka"])
+    assert list(found) == ["rausch", "straka"] and refused == {"shi": "no artery here"}
+    alone = select_aif(scan, "rausch")
+    assert np.array_equal(found["rausch"].curve, alone.curve)
+    with pytest.raises(ValueError, match="vanilla"):
+        aif_module.select_each(scan, ["vanilla"])

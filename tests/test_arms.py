@@ -8,6 +8,7 @@ from sklearn.metrics import jaccard_score, roc_auc_score
 from synthetic import synthetic_scores
 
 from perfkit import annotations, arms
+from perfkit.aif import select_aif
 from perfkit.datasets import open_cohort
 from perfkit.maps import perfusion_maps
 from perfkit.preprocessing import prepare_cohort
@@ -206,3 +207,14 @@ def test_a_row_of_fig2_holds_what_the_table_says(evaluation, prepared, curves):
             rows["volume_ml"][arm]
         )
         assert row["captions"][arm] == f"Dice {rows['dice'][arm]:.2f}"
+
+
+def test_the_automatic_arm_follows_the_method_asked_for(prepared, picks, curves):
+    case = next(iter(prepared))
+    alone = {case: prepared[case]}
+    found, _ = arms.arm_aifs(alone, picks, method="murase")
+    expected = select_aif(prepared[case], "murase").curve
+    assert np.array_equal(found["automatic"][case], expected)
+    assert not np.array_equal(expected, curves["automatic"][case])
+    with pytest.raises(ValueError, match=r"one of straka.*'kmeans' came"):
+        arms.arm_aifs(alone, picks, method="kmeans")

@@ -322,6 +322,9 @@ def facts_02(metrics, cohort):
     assert aifs["expert"]["voxels"] == len(truth["rater_voxels"])
     assert aifs["expert"]["time_to_peak"] == pytest.approx(np.argmax(truth["aif"]), abs=3)  # s
     assert aifs["brain_mean"]["arrival"] > aifs["expert"]["arrival"]  # tissue is later than arteries
+    methods = {"straka", "mouridsen", "murase", "peruzzo", "shi", "rausch"}
+    assert set(aifs) - {"expert", "brain_mean"} == methods - set(metrics["refused"])
+    assert set(results) == set(aifs)
     assert all(0.5 < row["roc_auc"] <= 1 and 0 < row["dice"] < 1 for row in results.values())
 
 

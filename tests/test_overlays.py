@@ -36,7 +36,17 @@ def test_each_group_is_shown_where_it_has_most_voxels(prepared):
     groups = {"AIF": [(5, 5, 1), (5, 6, 1), (5, 5, 0)], "VOF": [(9, 4, 2)], "none": []}
     figure = overlays.voxels_figure(prepared.baseline, groups, affine=prepared.affine, brain=prepared.brain)
     titles = [a.text for a in figure.layout.annotations if a.text not in "RL"]
-    assert titles == ["AIF: 3 voxels, slice 2", "VOF: 1 voxels, slice 3"]
+    assert titles == ["AIF: 3 voxels, slice 2", "VOF: 1 voxel, slice 3"]
     outline = [trace for trace in figure.data if trace.name == "AIF"][-1]
     assert (np.nanmin(outline.x), np.nanmax(outline.y)) == (4.5, 6.5)
     assert figure.layout.coloraxis.colorbar.title.text == "HU"
+
+
+def test_many_groups_wrap_into_rows_and_keep_the_colours_of_their_methods(prepared):
+    groups = {name: [(5, 5, 0)] for name in ("expert", "straka", "mouridsen", "murase", "shi")}
+    figure = overlays.voxels_figure(prepared.baseline, groups, affine=prepared.affine, brain=prepared.brain)
+    assert len(images(figure)) == 5
+    rows = {round(axis.domain[0], 3) for axis in figure.select_yaxes() if axis.domain}
+    assert len(rows) == 2
+    straka = [trace for trace in figure.data if trace.name == "straka"][-1]
+    assert straka.line.color == overlays.drawing.ARM_COLOURS["automatic"]  # the same rule, the same colour
