@@ -1,6 +1,7 @@
 """Shared fixtures. Warnings are errors (pyproject.toml); an exception is named at its test, with why."""
 
 import os
+import sys
 
 import pytest
 
@@ -25,3 +26,20 @@ def tiny_cohort(tmp_path_factory):
     from perfkit import phantom
 
     return phantom.write_cohort(tmp_path_factory.mktemp("cohort") / "tiny", 6, size="tiny", progress=False)
+
+
+@pytest.fixture
+def command_line(monkeypatch, capfd):
+    """Call ``perfkit`` as its process would; the call returns exit status, stdout, stderr."""
+    from perfkit import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["perfkit", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            status = cli.main() or 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        return status, *capfd.readouterr()
+
+    return call

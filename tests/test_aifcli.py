@@ -1,5 +1,6 @@
 """`perfkit aif` as one meets it: help that teaches, one line for an error, files that are there."""
 
+import functools
 import json
 import re
 import shlex
@@ -30,20 +31,10 @@ def helped(*arguments):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
-    """Call the command line as its process would, with a data folder of its own; status, stdout, stderr."""
+def run(command_line, monkeypatch, tmp_path):
+    """Call ``perfkit aif`` with a data folder of its own."""
     monkeypatch.setenv("PERFKIT_DATA", str(tmp_path / "data"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["perfkit", "aif", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            status = cli.main() or 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capfd.readouterr()
-
-    return call
+    return functools.partial(command_line, "aif")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -43,22 +43,6 @@ def helped(*arguments):
     return found.output
 
 
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Call the command line as its process would; return exit status, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["perfkit", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            status = cli.main() or 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        return status, *capfd.readouterr()
-
-    return call
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_names_every_argument(command):
     text = helped(command)
@@ -86,8 +70,8 @@ def test_the_example_in_the_help_is_understood(command):
     assert set(context.params) >= {name.lstrip("-").replace("-", "_") for name in COMMANDS[command]}
 
 
-def test_the_version_is_the_package_s(run):
-    assert run("--version") == (0, f"perfkit {__version__}\n", "")
+def test_the_version_is_the_package_s(command_line):
+    assert command_line("--version") == (0, f"perfkit {__version__}\n", "")
 
 
 WRONG = {
@@ -117,7 +101,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_wrong_input_is_one_line_and_leaves_nothing(line, run, tmp_path, tiny_cohort, monkeypatch):
+def test_wrong_input_is_one_line_and_leaves_nothing(line, command_line, tmp_path, tiny_cohort, monkeypatch):
     places = {"empty": tmp_path / "empty", "file": tmp_path / "notes.txt", "full": tmp_path / "full"}
     places["empty"].mkdir()
     places["full"].mkdir()
@@ -126,7 +110,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(line, run, tmp_path, tiny_co
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERFKIT_DATA", str(tmp_path / "data"))
     before = sorted(tmp_path.rglob("*"))
-    status, out, err = run(*(word.format(tiny=tiny_cohort, **places) for word in line.split()))
+    status, out, err = command_line(*(word.format(tiny=tiny_cohort, **places) for word in line.split()))
     assert status == 1
     assert err.startswith("perfkit: ") and err.count("\n") == 1 and WRONG[line] in err
     assert "Traceback" not in out + err and "failed" not in out
@@ -137,20 +121,20 @@ def test_wrong_input_is_one_line_and_leaves_nothing(line, run, tmp_path, tiny_co
 @pytest.mark.parametrize(
     "line", ["phantom x --n 0", "maps", "nothing", "study --folds 1", "maps x --lambda-rel much", "train --x"]
 )
-def test_what_cannot_be_parsed_points_to_the_help(line, run, tmp_path, monkeypatch):
+def test_what_cannot_be_parsed_points_to_the_help(line, command_line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, _, err = run(*line.split())
+    status, _, err = command_line(*line.split())
     assert status == 2
     assert "-h" in err and "Traceback" not in err
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_says_that_nothing_is_lost(run, tmp_path, monkeypatch):
+def test_ctrl_c_says_that_nothing_is_lost(command_line, tmp_path, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("perfkit.phantom.write_cohort", stopped)
-    status, _, err = run("phantom", tmp_path / "x")
+    status, _, err = command_line("phantom", tmp_path / "x")
     assert status == 130 and "goes on from there" in err and "Traceback" not in err
 
 
@@ -184,17 +168,17 @@ def test_the_installed_command_knows_its_errors():
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
 
 
-def test_a_phantom_cohort_is_made_and_kept(run, tmp_path):
-    status, out, _ = run("phantom", tmp_path / "c", "--n", 1, "--size", "tiny")
+def test_a_phantom_cohort_is_made_and_kept(command_line, tmp_path):
+    status, out, _ = command_line("phantom", tmp_path / "c", "--n", 1, "--size", "tiny")
     assert status == 0 and out.strip() == str(tmp_path / "c")
     assert len(open_cohort(tmp_path / "c")) == 1
-    status, _, err = run("phantom", tmp_path / "c", "--n", 1, "--size", "tiny", "--seed", 1)
+    status, _, err = command_line("phantom", tmp_path / "c", "--n", 1, "--size", "tiny", "--seed", 1)
     assert status == 1 and "seed 0 there, 1 asked" in err and err.count("\n") == 1
     assert len(open_cohort(tmp_path / "c")) == 1
 
 
-def test_every_item_of_the_paper_points_at_its_function(run):
-    status, out, _ = run("paper")
+def test_every_item_of_the_paper_points_at_its_function(command_line):
+    status, out, _ = command_line("paper")
     assert status == 0
     listed = {}
     lines = out.splitlines()
@@ -210,16 +194,16 @@ def test_every_item_of_the_paper_points_at_its_function(run):
     assert list(listed) == list(paper.ITEMS)
 
 
-def test_report_gives_an_address_that_opens(run, tmp_path):
+def test_report_gives_an_address_that_opens(command_line, tmp_path):
     synthetic_scores().to_csv(tmp_path / "scores.csv", index=False)
     content = {"cohort": "", "parameters": {}, "pooled_auc": {"circulant": {}}, "notes": [], "failures": []}
     (tmp_path / "metrics.json").write_text(json.dumps(content))
-    status, out, _ = run("report", tmp_path)
+    status, out, _ = command_line("report", tmp_path)
     assert status == 0
     assert Path(out.strip().removeprefix("file://")).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_train_hands_on_what_was_asked(run, tmp_path, tiny_cohort, monkeypatch):
+def test_train_hands_on_what_was_asked(command_line, tmp_path, tiny_cohort, monkeypatch):
     asked = []
 
     def train_cohort(cohort, out, **options):
@@ -231,14 +215,14 @@ def test_train_hands_on_what_was_asked(run, tmp_path, tiny_cohort, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "perfkit.training", SimpleNamespace(train_cohort=train_cohort))
     arguments = ["--folds", "2", "--epochs", "2", "--seed", "4", "--matrix", "volterra", "--preset", "tiny"]
-    status, out, _ = run("train", "--cohort", tiny_cohort, "--out", tmp_path / "t", *arguments)
+    status, out, _ = command_line("train", "--cohort", tiny_cohort, "--out", tmp_path / "t", *arguments)
     assert status == 0
     assert out.strip() == f"3 AIFs in {tmp_path / 't' / 'aifs.csv'}; held-out Dice 0.400"
     options = {"preset": "tiny", "folds": 2, "epochs": 2, "matrix": "volterra", "seed": 4}
     assert asked == [(tiny_cohort, tmp_path / "t", options)]
 
 
-def test_study_hands_on_what_was_asked(run, tmp_path, monkeypatch):
+def test_study_hands_on_what_was_asked(command_line, tmp_path, monkeypatch):
     asked = []
 
     def run_study(out, cohort, **options):
@@ -246,7 +230,7 @@ def test_study_hands_on_what_was_asked(run, tmp_path, monkeypatch):
         return tmp_path / "index.html"
 
     monkeypatch.setattr("perfkit.study.run_study", run_study)
-    status, out, _ = run("study", "--n", "6", "--size", "tiny", "--preset", "tiny", "--folds", "3")
+    status, out, _ = command_line("study", "--n", "6", "--size", "tiny", "--preset", "tiny", "--folds", "3")
     assert status == 0 and out.splitlines()[-1] == f"file://{tmp_path / 'index.html'}"
     (found,) = asked
     assert found[2].pop("say")
@@ -255,10 +239,10 @@ def test_study_hands_on_what_was_asked(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_test_and_lab_pass_everything_on(run, monkeypatch, status):
+def test_test_and_lab_pass_everything_on(command_line, monkeypatch, status):
     seen = []
     monkeypatch.setattr("perfkit.bootstrap.run_tests", lambda words: seen.append(words) or status)
-    assert run("test", "-k", "maps", "--durations=3")[0] == status
+    assert command_line("test", "-k", "maps", "--durations=3")[0] == status
     monkeypatch.setattr("subprocess.call", lambda words: seen.append(words[-2:]) or status)
-    assert run("lab", "--port", "9999")[0] == status
+    assert command_line("lab", "--port", "9999")[0] == status
     assert seen == [["-k", "maps", "--durations=3"], ["--port", "9999"]]
