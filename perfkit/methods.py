@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from perfkit import aif, annotations, arms, curves, paths
+from perfkit import aif, annotations, arms, curves, evaluation, paths
 from perfkit.preprocessing import prepare
 
 TRUE, CONTROL = "true AIF", "brain mean"  # rows that are no method
@@ -199,7 +199,7 @@ def _against(curve, truth, dt):
 
 def _downstream(prepared, curve):
     try:
-        scores = arms.score(prepared, arms.rcbf_map(prepared, curve))
+        scores = evaluation.score(prepared, arms.rcbf_map(prepared, curve))
     except ValueError:
         return {}  # an AIF that no deconvolution takes, or a reference tissue without flow
     return {name: scores[name] for name in ("roc_auc", "dice")}

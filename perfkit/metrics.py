@@ -1,8 +1,9 @@
-"""Agreement of a predicted core with a reference core: ROC AUC, Dice, Jaccard, HD95, volume.
+"""Agreement of a predicted core with a reference core: overlap, distances, ROC AUC, volume.
 
-Empty masks: both empty is perfect agreement (Dice = Jaccard = 1, HD95 = 0 mm); one empty is none
-(Dice = Jaccard = 0) and has no distance (HD95 = NaN: average over the finite ones and report how
-many they are). ROC AUC is NaN where the reference has one class only.
+Empty masks: both empty is perfect agreement (Dice = Jaccard = 1, HD95 = ASSD = 0 mm); one empty is none
+(Dice = Jaccard = 0) and has no distance (HD95 = ASSD = NaN: average over the finite ones and report how
+many they are). Sensitivity is NaN without a reference core, specificity without anything beside it, and
+ROC AUC where the reference has one class only.
 """
 
 from __future__ import annotations
@@ -69,6 +70,31 @@ def jaccard(a, b) -> float:
     return np.count_nonzero(a & b) / union if union else 1.0
 
 
+def sensitivity(core, predicted) -> float:
+    """Return the share of the reference core that is predicted; NaN where the reference is empty.
+
+    Parameters
+    ----------
+    core, predicted : (...) of one shape, bool or 0/1; the reference first.
+    """
+    core, predicted = _pair(core, predicted, ("core", "predicted"))
+    positives = np.count_nonzero(core)
+    return np.count_nonzero(core & predicted) / positives if positives else float("nan")
+
+
+def specificity(core, predicted) -> float:
+    """Return the share of voxels outside the reference core that are predicted so; NaN where there are none.
+
+    Parameters
+    ----------
+    core, predicted : (...) of one shape, bool or 0/1; the reference first. Hand over voxels of the brain
+        only: with the air around it any map is specific.
+    """
+    core, predicted = _pair(core, predicted, ("core", "predicted"))
+    negatives = core.size - np.count_nonzero(core)
+    return np.count_nonzero(~core & ~predicted) / negatives if negatives else float("nan")
+
+
 def hausdorff95_mm(a, b, spacing, *, definition: str = "max") -> float:
     """Return the 95 % Hausdorff distance between the surfaces of two masks.
 
@@ -90,21 +116,61 @@ def hausdorff95_mm(a, b, spacing, *, definition: str = "max") -> float:
     array counts as outside. Percentiles interpolate linearly. Every surface voxel has the same
     weight, whatever the area of its faces.
     """
+    if definition not in ("max", "pooled"):
+        raise ValueError(f'definition must be "max" or "pooled": {definition!r} came.')
+    from_a, from_b = surface_distances_mm(a, b, spacing)
+    if not (from_a.size and from_b.size):
+        return 0.0 if from_a.size == from_b.size else float("nan")
+    if definition == "pooled":
+        return float(np.percentile(np.concatenate([from_a, from_b]), 95))
+    return float(max(np.percentile(from_a, 95), np.percentile(from_b, 95)))
+
+
+def assd_mm(a, b, spacing) -> float:
+    """Return the average symmetric surface distance: the mean over the surface voxels of both masks.
+
+    Parameters
+    ----------
+    a, b : (X,), (X, Y) or (X, Y, Z), bool or 0/1, of one shape.
+    spacing : as many numbers as axes, mm.
+
+    Returns
+    -------
+    Distance, mm.
+
+    Notes
+    -----
+    Surfaces as for ``hausdorff95_mm``. Both directions go into one mean, so the larger surface weighs more.
+    """
+    from_a, from_b = surface_distances_mm(a, b, spacing)
+    if not (from_a.size and from_b.size):
+        return 0.0 if from_a.size == from_b.size else float("nan")
+    return float(np.concatenate([from_a, from_b]).mean())
+
+
+def surface_distances_mm(a, b, spacing):
+    """Measure the distance of each surface voxel of one mask to the surface of the other.
+
+    Parameters
+    ----------
+    a, b : (X,), (X, Y) or (X, Y, Z), bool or 0/1, of one shape.
+    spacing : as many numbers as axes, mm.
+
+    Returns
+    -------
+    from_a : (surface voxels of a,), mm, inf where b is empty
+    from_b : (surface voxels of b,), mm, inf where a is empty
+    """
     a, b = _pair(a, b)
     if not 1 <= a.ndim <= 3:
         raise ValueError(f"Masks must have one to three axes: shape {a.shape} came. Drop the extra axes.")
     spacing = _spacing(spacing, a.ndim)
-    if definition not in ("max", "pooled"):
-        raise ValueError(f'definition must be "max" or "pooled": {definition!r} came.')
     if not (a.any() and b.any()):
-        return 0.0 if a.any() == b.any() else float("nan")
+        return np.full(np.count_nonzero(_surface(a)), np.inf), np.full(np.count_nonzero(_surface(b)), np.inf)
     box = _bounding_box(a | b)
     surface_a, surface_b = _surface(a[box]), _surface(b[box])
     from_a = distance_transform_edt(~surface_b, sampling=spacing)[surface_a]
-    from_b = distance_transform_edt(~surface_a, sampling=spacing)[surface_b]
-    if definition == "pooled":
-        return float(np.percentile(np.concatenate([from_a, from_b]), 95))
-    return float(max(np.percentile(from_a, 95), np.percentile(from_b, 95)))
+    return from_a, distance_transform_edt(~surface_a, sampling=spacing)[surface_b]
 
 
 def volume_ml(mask, spacing) -> float:
@@ -132,9 +198,9 @@ def _bounding_box(mask):
     return tuple(slice(int(h[0]), int(h[-1]) + 1) for h in hits)
 
 
-def _pair(a, b):
-    a, b = _binary(a, "a"), _binary(b, "b")
-    _same_shape(a, b, "a", "b")
+def _pair(a, b, names=("a", "b")):
+    a, b = _binary(a, names[0]), _binary(b, names[1])
+    _same_shape(a, b, *names)
     return a, b
 
 

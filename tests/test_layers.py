@@ -18,6 +18,7 @@ LAYERS = [
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
     "suggestions",
     "arms single departures training figures explorer pickerview wording placement raterviews",
+    "evaluation",
     "picker batch report raters methods published",
     "study bench doctor session pickapp",
     "aifcli",

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from perfkit import aif, arms, methods
+from perfkit import aif, arms, evaluation, methods
 from perfkit.aifcli import app
 from perfkit.datasets import open_cohort
 from perfkit.methods import CONTROL, RATER, TRUE, as_markdown, compare_methods, method_table
@@ -45,7 +45,7 @@ def test_the_figures_are_those_of_the_curves(scores, tiny_cohort):
     assert row["correlation"] == pytest.approx((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()))
     assert row["dttp"] == pytest.approx(found.curve.argmax() - truth.argmax(), abs=1)
     assert row["area_ratio"] == pytest.approx(found.curve.sum() / truth.sum())
-    expected = arms.score(prepared, arms.rcbf_map(prepared, found.curve))
+    expected = evaluation.score(prepared, arms.rcbf_map(prepared, found.curve))
     assert row["dice"] == pytest.approx(expected["dice"]) and row["roc_auc"] == pytest.approx(
         expected["roc_auc"]
     )

@@ -4,9 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import recall_score, roc_auc_score
 
-from perfkit.metrics import dice, hausdorff95_mm, jaccard, roc_auc, volume_ml
+from perfkit.metrics import (
+    assd_mm,
+    dice,
+    hausdorff95_mm,
+    jaccard,
+    roc_auc,
+    sensitivity,
+    specificity,
+    surface_distances_mm,
+    volume_ml,
+)
 
 
 def brute_force_surfaces(a, b, spacing):
@@ -35,6 +45,16 @@ def test_overlap_of_five_pixels_by_hand():
     assert jaccard(a, b) == pytest.approx(2 / 4)
 
 
+def test_sensitivity_and_specificity_are_the_recalls_of_scikit_learn():
+    rng = np.random.default_rng(2)
+    core, predicted = rng.random((2, 9, 8, 7)) < 0.3
+    assert sensitivity(core, predicted) == pytest.approx(recall_score(core.ravel(), predicted.ravel()))
+    expected = recall_score(core.ravel(), predicted.ravel(), pos_label=0)
+    assert specificity(core, predicted) == pytest.approx(expected)
+    assert sensitivity([1, 1, 1, 0], [1, 0, 1, 1]) == pytest.approx(2 / 3)
+    assert specificity([1, 1, 0, 0, 0], [1, 0, 1, 0, 0]) == pytest.approx(2 / 3)
+
+
 def test_dice_and_jaccard_tell_the_same(seed=0):
     rng = np.random.default_rng(seed)
     a, b = rng.random((2, 9, 8, 7)) < 0.3
@@ -49,6 +69,12 @@ def test_empty_masks_follow_the_stated_policy():
     assert (dice(empty, full), jaccard(full, empty)) == (0, 0)
     assert math.isnan(hausdorff95_mm(empty, full, (1, 1)))
     assert math.isnan(hausdorff95_mm(full, empty, (1, 1)))
+    assert assd_mm(empty, empty, (1, 1)) == 0
+    assert math.isnan(assd_mm(empty, full, (1, 1))) and math.isnan(assd_mm(full, empty, (1, 1)))
+    assert math.isnan(sensitivity(empty, full)) and sensitivity(full, empty) == 0
+    assert math.isnan(specificity(full, empty)) and specificity(empty, full) == 0
+    from_full, from_empty = surface_distances_mm(full, empty, (1, 1))
+    assert np.isinf(from_full).all() and from_empty.size == 0
 
 
 @pytest.mark.parametrize("axis, expected", [(0, 2.0), (1, 3.0), (2, 25.0)])
@@ -80,6 +106,11 @@ def test_hausdorff_equals_all_pairs(shape, seed):
     pooled = np.percentile(np.concatenate([from_a, from_b]), 95)
     assert hausdorff95_mm(a, b, spacing) == pytest.approx(expected)
     assert hausdorff95_mm(a, b, spacing, definition="pooled") == pytest.approx(pooled)
+    both = (from_a.sum() + from_b.sum()) / (len(from_a) + len(from_b))
+    assert assd_mm(a, b, spacing) == pytest.approx(both)
+    found = [np.sort(distances) for distances in surface_distances_mm(a, b, spacing)]
+    for ours, theirs in zip(found, (from_a, from_b), strict=True):
+        np.testing.assert_allclose(ours, np.sort(theirs))
 
 
 def test_hausdorff_is_symmetric_zero_on_equals_and_scales_with_spacing():
@@ -138,6 +169,9 @@ def test_roc_auc_is_nan_with_one_class(core):
         (lambda: hausdorff95_mm(np.ones((2, 2)), np.ones((2, 2)), (1, 0)), "positive"),
         (lambda: hausdorff95_mm(np.ones((2, 2)), np.ones((2, 2)), (1, np.nan)), "positive"),
         (lambda: hausdorff95_mm(np.ones((2,) * 4), np.ones((2,) * 4), (1,) * 4), "one to three axes"),
+        (lambda: sensitivity([0, 1], [0, 1, 1]), "core has"),
+        (lambda: specificity([0, 1], [0, 3]), "predicted must hold only"),
+        (lambda: assd_mm(np.ones((2, 2)), np.ones((2, 2)), (1,)), "2 positive"),
         (lambda: hausdorff95_mm([1], [1], (1,), definition="mean"), "pooled"),
         (lambda: volume_ml(np.ones((2, 2, 2)), (1, 1)), "3 positive"),
     ],

@@ -626,7 +626,8 @@ def test_rendered_lesions_are_as_large_as_real_ones():
 
 @pytest.mark.slow
 def test_expert_lands_where_real_experts_do():
-    from perfkit.arms import rcbf_map, score
+    from perfkit.arms import rcbf_map
+    from perfkit.evaluation import score
     from perfkit.masks import brain_mask
     from perfkit.preprocessing import prepare
 

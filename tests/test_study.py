@@ -14,7 +14,7 @@ import pytest
 from synthetic import synthetic_scores
 
 from perfkit import paths, study
-from perfkit.arms import Evaluation
+from perfkit.evaluation import Evaluation
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
