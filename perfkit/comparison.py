@@ -1,4 +1,4 @@
-"""Comparing methods: Table 1, the paper's tests and the paired ones, agreement of volumes.
+"""Comparing methods: Table 1, the paper's tests, and the front of the statistics beneath it.
 
 ``scores`` is a tidy table with one row per scan, arm and matrix: ``case, patient, arm, matrix`` and the
 metrics. A metric without a value (a Hausdorff distance to an empty mask, an AUC where one class is
@@ -7,24 +7,47 @@ missing) is NaN; it is left out and counted, never replaced.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
 from . import paper
+from .agreement import cohen_kappa, icc21, icc21_interval, lins_ccc
+from .blandaltman import BlandAltman, bland_altman
+from .resampling import bootstrap_intervals, weighted_mean
+from .scoretables import (
+    ARMS,
+    METRICS,
+    ROUNDING,
+    check_reference,
+    comparators,
+    format_value,
+    ordered_arms,
+    paired_rows,
+    rows_of_matrix,
+)
 
-ARMS = ("expert", "automatic", "cnn", "brain_mean")
-METRICS = ("roc_auc", "dice", "jaccard", "hd95_mm")
-DECIMALS = {"roc_auc": 3, "dice": 3, "jaccard": 3}  # as Table 1 prints them; every other metric: 1
-_ROUNDING = 1e-9  # our choice: differences below it are rounding, no metric is known better
-_KEYS = ["case", "patient", "arm", "matrix"]
+__all__ = [
+    "ARMS",
+    "METRICS",
+    "BlandAltman",
+    "bland_altman",
+    "cohen_kappa",
+    "format_value",
+    "icc21",
+    "icc21_interval",
+    "lins_ccc",
+    "ordered_arms",
+    "paired_tests",
+    "paper_table1",
+    "table1",
+]
+
 _TEST_COLUMNS = ["arm", "reference", "metric", "test", "unit", "n", "dropped"]
 _TEST_COLUMNS += ["difference", "statistic", "p", "note"]
 
 
-def table1(scores, matrix="circulant", *, metrics=METRICS, pooled_auc=None) -> pd.DataFrame:
-    """Summarise the scores of each arm as mean (sd) over scans.
+def table1(scores, matrix="circulant", *, metrics=METRICS, pooled_auc=None, seed=0) -> pd.DataFrame:
+    """Summarise the scores of each arm as mean (sd) over scans, with an interval that counts patients.
 
     Paper: Table 1.
 
@@ -34,17 +57,19 @@ def table1(scores, matrix="circulant", *, metrics=METRICS, pooled_auc=None) -> p
     matrix : the deconvolution matrix whose rows are summarised.
     metrics : columns of ``scores`` to summarise.
     pooled_auc : {arm: AUC over the voxels of all scans together}; NaN where not given.
+    seed : of the intervals.
 
     Returns
     -------
     DataFrame, one row per arm: ``arm, n_scans, n_patients, pooled_auc`` and for each metric ``<metric>``
-    ("mean (sd)"), ``<metric>_mean``, ``<metric>_sd`` (n − 1) and ``<metric>_undefined`` (values left out).
+    ("mean (sd)"), ``<metric>_mean``, ``<metric>_sd`` (n − 1), ``<metric>_low`` and ``<metric>_high`` (95 %
+    interval of the mean: BCa bootstrap over patients, see `resampling`) and ``<metric>_undefined`` (values
+    left out); then ``note``, what is to be said of the intervals.
     """
-    rows = _select(scores, matrix, metrics)
+    rows = rows_of_matrix(scores, matrix, metrics)
     pooled = {} if pooled_auc is None else dict(pooled_auc)
-    return pd.DataFrame(
-        [_summary(arm, rows[rows["arm"] == arm], metrics, pooled) for arm in ordered_arms(rows["arm"])]
-    )
+    arms = [(arm, rows[rows["arm"] == arm]) for arm in ordered_arms(rows["arm"])]
+    return pd.DataFrame([_summary(arm, of_arm, metrics, pooled, seed) for arm, of_arm in arms])
 
 
 def paper_table1() -> pd.DataFrame:
@@ -59,7 +84,7 @@ def paper_table1() -> pd.DataFrame:
         for metric in METRICS:
             mean, sd = values[metric]
             row |= _cells(metric, mean, np.nan if sd is None else sd, 0)
-        rows.append(row)
+        rows.append(row | {"note": "printed without intervals"})
     return pd.DataFrame(rows)
 
 
@@ -89,110 +114,63 @@ def paired_tests(
     Mann-Whitney test ignores that the volumes are paired; the Wilcoxon signed-rank test on patient means
     does neither.
     """
-    rows = _select(scores, matrix, metrics)
-    if reference not in set(rows["arm"]):
-        raise ValueError(
-            f"The reference must be an arm of scores: {reference!r} is not in {ordered_arms(rows['arm'])}."
-        )
+    rows = rows_of_matrix(scores, matrix, metrics)
+    check_reference(rows, reference)
     found = []
-    for arm in ordered_arms(rows["arm"]):
-        if arm == reference:
-            continue
+    for arm in comparators(rows, reference):
         for metric in metrics:
-            pairs, dropped = _pairs(rows, arm, reference, metric)
+            pairs, dropped = paired_rows(rows, arm, reference, [metric])
+            pairs = pairs.rename(columns={f"{metric}_arm": "arm", f"{metric}_reference": "reference"})
             names = {"arm": arm, "reference": reference, "metric": metric, "dropped": dropped}
             found += [names | test for test in _three_tests(pairs, dropped)]
     return pd.DataFrame(found, columns=_TEST_COLUMNS)
 
 
-@dataclass(frozen=True)
-class BlandAltman:
-    """Agreement of two measurements of the same things, in their unit."""
-
-    bias: float
-    sd: float
-    lower: float
-    upper: float
-    n: int
-
-
-def bland_altman(x, y) -> BlandAltman:
-    """Describe the differences x − y by their bias and limits of agreement.
-
-    Paper: Experiments, Bland-Altman.
-
-    Parameters
-    ----------
-    x, y : (n,), same unit, n ≥ 2, finite.
-
-    Returns
-    -------
-    BlandAltman with ``bias`` (mean of x − y), ``sd`` (n − 1), ``lower`` and ``upper`` = bias ∓ 1.96 sd.
-    """
-    x, y = _measurements(x, y)
-    bias, sd = float(np.mean(x - y)), float(np.std(x - y, ddof=1))
-    return BlandAltman(bias, sd, bias - 1.96 * sd, bias + 1.96 * sd, x.size)
-
-
-def icc21(x, y) -> float:
-    """Compute the intraclass correlation ICC(2,1): two-way random, absolute agreement, single rater.
-
-    Parameters
-    ----------
-    x, y : (n,), same unit, n ≥ 2, finite.
-
-    Returns
-    -------
-    float ≤ 1; NaN where all values are equal, since there is nothing to tell apart.
-
-    Notes
-    -----
-    Shrout & Fleiss 1979, from the mean squares of the two-way analysis of variance.
-    """
-    return _icc21(np.stack(_measurements(x, y), axis=-1))
-
-
-def _icc21(ratings):
-    n, k = ratings.shape
-    grand = ratings.mean()
-    rows, columns = ratings.mean(axis=1, keepdims=True), ratings.mean(axis=0, keepdims=True)
-    between_targets = k * np.sum((rows - grand) ** 2) / (n - 1)
-    between_raters = n * np.sum((columns - grand) ** 2) / (k - 1)
-    residual = np.sum((ratings - rows - columns + grand) ** 2) / ((n - 1) * (k - 1))
-    total = between_targets + (k - 1) * residual + k * (between_raters - residual) / n
-    return float((between_targets - residual) / total) if np.ptp(ratings) > 0 else float("nan")
-
-
-def ordered_arms(arms) -> list[str]:
-    """Return the different arms in the order of the paper, unknown ones last."""
-    present = list(dict.fromkeys(arms))
-    return [arm for arm in ARMS if arm in present] + [arm for arm in present if arm not in ARMS]
-
-
-def format_value(metric, value) -> str:
-    """Write a value of a metric with the decimals Table 1 gives it; "–" where undefined."""
-    return f"{value:.{DECIMALS.get(metric, 1)}f}" if np.isfinite(value) else "–"
-
-
-def _summary(arm, rows, metrics, pooled):
+def _summary(arm, rows, metrics, pooled, seed):
     summary = {
         "arm": arm,
         "n_scans": len(rows),
         "n_patients": rows["patient"].nunique(),
         "pooled_auc": np.nan if pooled.get(arm) is None else float(pooled[arm]),
     }
+    intervals = _intervals(rows, metrics, seed)
     for metric in metrics:
         values = rows[metric].to_numpy(float)
         defined = values[np.isfinite(values)]
         mean = float(defined.mean()) if defined.size else np.nan
         sd = float(defined.std(ddof=1)) if defined.size > 1 else np.nan
-        summary |= _cells(metric, mean, sd, len(values) - defined.size)
-    return summary
+        low, high = intervals[metric].low, intervals[metric].high
+        summary |= _cells(metric, mean, sd, len(values) - defined.size, low, high)
+    return summary | {"note": _said(intervals)}
 
 
-def _cells(metric, mean, sd, undefined):
+def _intervals(rows, metrics, seed):
+    """Return the interval of each metric's mean; metrics defined in the same scans share their resamples."""
+    values = {metric: rows[metric].to_numpy(float) for metric in metrics}
+    alike = {}
+    for metric in metrics:
+        alike.setdefault(np.isfinite(values[metric]).tobytes(), []).append(metric)
+    found = {}
+    for mask, names in alike.items():
+        defined = np.frombuffer(mask, dtype=bool)
+        means = weighted_mean([values[name][defined] for name in names])
+        intervals = bootstrap_intervals(means, rows["patient"].to_numpy()[defined], seed=seed)
+        found |= dict(zip(names, intervals, strict=True))
+    return found
+
+
+def _said(intervals):
+    """Join the notes of intervals; one that holds for all metrics is said once."""
+    notes = {metric: interval.note for metric, interval in intervals.items() if interval.note}
+    if len(notes) == len(intervals) and len(set(notes.values())) == 1:
+        return next(iter(notes.values()))
+    return "; ".join(f"{metric}: {note}" for metric, note in notes.items())
+
+
+def _cells(metric, mean, sd, undefined, low=np.nan, high=np.nan):
     text = format_value(metric, mean) + (f" ({format_value(metric, sd)})" if np.isfinite(sd) else "")
-    return {metric: text, f"{metric}_mean": mean, f"{metric}_sd": sd, f"{metric}_undefined": undefined}
+    numbers = {"mean": mean, "sd": sd, "low": low, "high": high, "undefined": undefined}
+    return {metric: text} | {f"{metric}_{name}": number for name, number in numbers.items()}
 
 
 def _three_tests(pairs, dropped):
@@ -207,12 +185,12 @@ def _three_tests(pairs, dropped):
     shared = f"the {len(x)} scans are of {len(means)} patients and not independent"
     slabs = [shared] if len(means) < len(x) else []
 
-    moved = int(np.sum(np.abs(patient_differences) > _ROUNDING))
+    moved = int(np.sum(np.abs(patient_differences) > ROUNDING))
     few = ["fewer than 6 patients differ: p cannot fall below .05"] if moved < 6 else []
     paired = _test(x - y, lambda: stats.ttest_rel(x, y), left_out, slabs, needs_spread=True)
     unpaired = _test(x - y, lambda: stats.mannwhitneyu(x, y), left_out, ["ignores the pairing", *slabs])
     # differences of rounding error become exact zeros, which the signed-rank test leaves out
-    signed = np.where(np.abs(patient_differences) <= _ROUNDING, 0.0, patient_differences)
+    signed = np.where(np.abs(patient_differences) <= ROUNDING, 0.0, patient_differences)
     signed_rank = _test(signed, lambda: stats.wilcoxon(signed), left_out, few)
     return [
         {"test": "paired t-test", "unit": "scan"} | paired,
@@ -226,9 +204,9 @@ def _test(differences, run, left_out, remarks, *, needs_spread=False):
     reason = ""
     if n < 2:
         reason = f"n = {n}: no test"
-    elif np.max(np.abs(differences)) <= _ROUNDING:
+    elif np.max(np.abs(differences)) <= ROUNDING:
         reason = "all differences are zero: no test"
-    elif needs_spread and np.ptp(differences) <= _ROUNDING * np.max(np.abs(differences)):
+    elif needs_spread and np.ptp(differences) <= ROUNDING * np.max(np.abs(differences)):
         reason = "all differences are equal: no test"
     statistic, p = (np.nan, np.nan) if reason else run()
     return {
@@ -238,51 +216,3 @@ def _test(differences, run, left_out, remarks, *, needs_spread=False):
         "p": float(p),
         "note": "; ".join([reason, *left_out] if reason else [*left_out, *remarks]),
     }
-
-
-def _pairs(rows, arm, reference, metric):
-    """Return the scans with a value in both arms, and the number of scans without."""
-    wide = rows[rows["arm"].isin([arm, reference])].pivot(
-        index=["case", "patient"], columns="arm", values=metric
-    )
-    wide = wide.rename(columns={arm: "arm", reference: "reference"}).reset_index()
-    defined = np.isfinite(wide[["arm", "reference"]].to_numpy(float)).all(axis=1)
-    return wide[defined], int((~defined).sum())
-
-
-def _select(scores, matrix, metrics):
-    missing = [column for column in [*_KEYS, *metrics] if column not in scores.columns]
-    if missing:
-        raise ValueError(
-            f"scores must have one row per scan × arm × matrix with the columns {[*_KEYS, *metrics]}: "
-            f"{missing} are missing. Try the table that the evaluation of the arms writes (scores.csv)."
-        )
-    rows = scores[scores["matrix"] == matrix]
-    if rows.empty:
-        raise ValueError(
-            f"scores must hold rows of the matrix asked for: {matrix!r} was asked for, "
-            f"scores hold {sorted(set(scores['matrix']))}."
-        )
-    twice = rows.duplicated(["case", "arm"])
-    if twice.any():
-        case, arm = rows.loc[twice, ["case", "arm"]].iloc[0]
-        raise ValueError(
-            f"scores must hold one row per scan × arm × matrix: case {case!r}, arm {arm!r}, matrix "
-            f"{matrix!r} comes more than once. Try scores.drop_duplicates() or keep one run."
-        )
-    return rows
-
-
-def _measurements(x, y):
-    try:
-        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"x and y must be numbers: {error}.") from None
-    if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"x and y must be paired lists of one length: shapes {x.shape} and {y.shape} came.")
-    if x.size < 2:
-        raise ValueError(f"Agreement needs at least 2 pairs: {x.size} came.")
-    bad = int(np.sum(~(np.isfinite(x) & np.isfinite(y))))
-    if bad:
-        raise ValueError(f"x and y must be finite: {bad} of {x.size} pairs hold NaN or Inf. Drop them first.")
-    return x, y

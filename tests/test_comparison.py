@@ -1,6 +1,4 @@
-"""Table 1, the tests and the agreement statistics against SciPy, statsmodels and published numbers."""
-
-from pathlib import Path
+"""Table 1 and the paper's tests against SciPy, hand-made cases and the printed numbers."""
 
 import numpy as np
 import pandas as pd
@@ -11,15 +9,10 @@ from synthetic import synthetic_scores
 from perfkit import paper
 from perfkit.comparison import (
     METRICS,
-    bland_altman,
-    icc21,
     paired_tests,
     paper_table1,
     table1,
 )
-from perfkit.comparison import _icc21 as icc_of_many_raters
-
-ISLES18 = Path(__file__).parents[1] / "data/reference/isles18_training_index.csv"
 
 
 def of_test(tests, arm, metric, test):
@@ -59,6 +52,48 @@ def test_undefined_values_are_left_out_and_counted():
 def test_table1_without_values_or_spread_says_so(values, text):
     scores = synthetic_scores(n=2, arms=("cnn",)).query("matrix == 'circulant'").assign(dice=values)
     assert table1(scores)["dice"].item() == text
+
+
+def test_intervals_of_table1_are_those_of_a_loop_over_drawn_patients():
+    """Against a loop that draws patients and joins their scans; both are random, so two decimals."""
+    scores = synthetic_scores()
+    rows = scores.query("arm == 'cnn' and matrix == 'circulant'")
+    by_patient = [group["dice"].to_numpy() for _, group in rows.groupby("patient")]
+    rng = np.random.default_rng(3)
+    means = [
+        np.concatenate([by_patient[i] for i in rng.integers(0, len(by_patient), len(by_patient))]).mean()
+        for _ in range(4000)
+    ]
+    found = table1(scores).set_index("arm").loc["cnn"]
+    assert [found["dice_low"], found["dice_high"]] == pytest.approx(
+        np.quantile(means, [0.025, 0.975]), abs=0.01
+    )
+    assert found["dice_low"] < found["dice_mean"] < found["dice_high"]
+    assert found["note"] == "15 patients: the interval may be too narrow"
+
+
+def test_the_same_seed_gives_the_same_intervals():
+    scores = synthetic_scores(n=8)
+    pd.testing.assert_frame_equal(table1(scores), table1(scores))
+    assert not table1(scores)["dice_low"].equals(table1(scores, seed=1)["dice_low"])
+
+
+def test_an_interval_counts_the_patients_with_a_value():
+    scores = synthetic_scores(n=4, arms=("cnn",)).query("matrix == 'circulant'").assign(hd95_mm=np.nan)
+    scores["patient"] = list("abcd")
+    scores["jaccard"] = [0.1, np.nan, 0.3, np.nan]
+    found = table1(scores).iloc[0]
+    assert np.isnan(found["hd95_mm_low"])
+    assert (found["jaccard_low"], found["jaccard_high"]) == (pytest.approx(0.1), pytest.approx(0.3))
+    assert "hd95_mm: no patient: no interval" in found["note"]
+    assert "jaccard: 2 patients: the interval may be too narrow" in found["note"]
+
+
+def test_one_patient_has_no_interval():
+    scores = synthetic_scores(n=2, arms=("cnn",))
+    found = table1(scores.assign(patient="p")).iloc[0]
+    assert np.isnan(found["dice_low"]) and np.isfinite(found["dice_mean"])
+    assert found["note"] == "one patient: no interval"
 
 
 def test_paper_table1_repeats_the_printed_numbers_in_our_columns():
@@ -154,69 +189,6 @@ def test_scores_at_the_door():
         table1(pd.concat([scores, scores]))
     with pytest.raises(ValueError, match="'rapid' is not in"):
         paired_tests(scores, reference="rapid")
-
-
-def test_agreement_of_two_systems_equals_the_published_numbers():
-    index = pd.read_csv(ISLES18)
-    ours, rapid = index["core_ml_openperfusion"], index["core_ml_rapid"]
-    agreement = bland_altman(ours, rapid)
-    assert agreement.bias == pytest.approx(-0.66098, abs=1e-3)
-    assert agreement.sd == pytest.approx(3.35147, abs=1e-3)
-    assert agreement.lower == pytest.approx(-7.22987, abs=1e-3)
-    assert agreement.upper == pytest.approx(5.90791, abs=1e-3)
-    assert agreement.n == 94
-    assert icc21(ours, rapid) == pytest.approx(0.982178, abs=1e-3)
-
-
-def test_bland_altman_of_four_pairs_by_hand():
-    agreement = bland_altman([1, 2, 3, 4], [0, 2, 2, 6])  # differences 1, 0, 1, -2
-    assert agreement.bias == 0
-    assert agreement.sd == pytest.approx(np.sqrt(6 / 3))
-    assert agreement.upper == pytest.approx(1.96 * np.sqrt(2))
-
-
-def test_icc_of_shrout_and_fleiss():
-    ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
-    assert icc_of_many_raters(np.array(ratings, float)) == pytest.approx(0.29, abs=0.005)
-
-
-def test_icc_equals_the_variance_components_of_statsmodels():
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.anova import anova_lm
-
-    rng = np.random.default_rng(1)
-    truth = rng.lognormal(3, 1, 30)
-    x, y = truth + rng.normal(0, 4, 30), 1.1 * truth + rng.normal(2, 4, 30)
-    long = pd.DataFrame({"v": np.r_[x, y], "scan": np.tile(np.arange(30), 2), "rater": np.repeat([0, 1], 30)})
-    mean_square = anova_lm(ols("v ~ C(scan) + C(rater)", long).fit())["mean_sq"]
-    scans, raters, rest = mean_square["C(scan)"], mean_square["C(rater)"], mean_square["Residual"]
-    between, bias = (scans - rest) / 2, (raters - rest) / 30
-    assert icc21(x, y) == pytest.approx(between / (between + bias + rest))
-
-
-def test_icc_of_identical_and_of_constant_measurements():
-    assert icc21([1, 2, 5], [1, 2, 5]) == pytest.approx(1)
-    assert np.isnan(icc21([2, 2], [2, 2]))
-
-
-@pytest.mark.parametrize("agreement", [bland_altman, icc21])
-@pytest.mark.parametrize(
-    ("x", "y", "words"),
-    [
-        ([1, 2, 3], [1, 2], "one length"),
-        ([1], [2], "at least 2 pairs: 1 came"),
-        ([1, np.nan], [1, 2], "finite: 1 of 2"),
-        ([[1, 2]], [[1, 2]], "paired lists"),
-    ],
-)
-def test_agreement_refuses_bad_measurements(agreement, x, y, words):
-    with pytest.raises(ValueError, match=words):
-        agreement(x, y)
-
-
-def test_agreement_refuses_words_for_numbers():
-    with pytest.raises(TypeError, match="must be numbers"):
-        bland_altman(["much", "more"], [1, 2])
 
 
 def test_every_metric_of_the_paper_is_summarised():

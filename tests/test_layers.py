@@ -9,10 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
-    "__init__ paper paths arrays checks nifti gamma brain midline drawing tables durable installer",
+    "__init__ paper paths arrays checks nifti gamma brain midline drawing tables durable installer"
+    " resampling scoretables",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
-    " volumes patients discovery anatomy recipe forward lesion scanner layout overlays",
-    "arteries",
+    " volumes patients discovery anatomy recipe forward lesion scanner layout overlays"
+    " agreement",
+    "arteries blandaltman",
     "quality clusters recirculation readings",
     "gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
