@@ -227,9 +227,12 @@ def _kappa_limits(a, b, k, level):
     from scipy import stats
     from statsmodels.stats.inter_rater import cohens_kappa
 
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return np.nan, np.nan  # one decides the same for all: κ is 0 whatever the other does
     table = np.zeros((k, k))
     np.add.at(table, (a, b), 1)
-    found = cohens_kappa(table)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of z = κ/0 for complete agreement, not used
+        found = cohens_kappa(table)
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(found.var_kappa, 0))
     return max(found.kappa - half, -1.0), min(found.kappa + half, 1.0)
 

@@ -13,6 +13,10 @@ import pandas as pd
 from . import paper
 from .agreement import cohen_kappa, icc21, icc21_interval, lins_ccc
 from .blandaltman import BlandAltman, bland_altman
+from .eligibility import eligibility_table
+from .mixedmodel import MixedModel, mixed_model
+from .pairedtests import patient_tests
+from .power import power_table
 from .resampling import bootstrap_intervals, weighted_mean
 from .scoretables import (
     ARMS,
@@ -30,15 +34,20 @@ __all__ = [
     "ARMS",
     "METRICS",
     "BlandAltman",
+    "MixedModel",
     "bland_altman",
     "cohen_kappa",
+    "eligibility_table",
     "format_value",
     "icc21",
     "icc21_interval",
     "lins_ccc",
+    "mixed_model",
     "ordered_arms",
     "paired_tests",
     "paper_table1",
+    "patient_tests",
+    "power_table",
     "table1",
 ]
 

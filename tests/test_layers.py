@@ -14,7 +14,7 @@ LAYERS = [
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients discovery anatomy recipe forward lesion scanner layout overlays"
     " agreement",
-    "arteries blandaltman",
+    "arteries blandaltman eligibility mixedmodel pairedtests power",
     "quality clusters recirculation readings",
     "gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views",
