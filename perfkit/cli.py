@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from perfkit import __version__, aifcli
+from perfkit import __version__, aifcli, datacli
 
 app = typer.Typer(
     name="perfkit",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 
 app.add_typer(aifcli.app)
+app.add_typer(datacli.app)
 
 PRESETS = ("tiny", "quick", "full")
 SIZES = ("tiny", "small", "full")

@@ -33,6 +33,7 @@ COMMANDS = {
     "test": (),
     "lab": (),
     "aif": (),
+    "data": (),
 }
 ROOT = Path(__file__).parent.parent
 

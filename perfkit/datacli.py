@@ -1,0 +1,81 @@
+"""``perfkit data …``: what is known of public data, and whether a download fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="data",
+    help="Public data: how two systems agree on ISLES 2018, and whether your download is whole.",
+    no_args_is_help=True,
+)
+
+
+@app.callback()
+def _group():
+    """Keep ``index`` a word of its own, the only command though it be."""
+
+
+@app.command()
+def index(
+    folder: Annotated[
+        str,
+        typer.Argument(help="Your ISLES 2018 training set. Empty: print the agreement.", show_default=False),
+    ] = "",
+    out: Annotated[str, typer.Option(help="CSV file for the table. Empty: none.")] = "",
+):
+    """Print how OpenPerfusion and RAPID agree on ISLES 2018, or check a download.
+
+    Without a folder: bias, limits of agreement, ICC, CCC, DEFUSE 3 and EXTEND κ
+    and Dice of 94 scans and of their 63 patients. With one: scans that are
+    missing, unknown, broken, of another shape or with another lesion; the exit
+    status is then 1. Scans are matched by the number of their 4DPWI series.
+
+    Try: perfkit data index data/isles18
+    """
+    from perfkit import paths
+    from perfkit.islesindex import agreement_of_systems, check_download
+    from perfkit.tables import save_table
+
+    if out and Path(out).is_dir():
+        raise IsADirectoryError(f"--out names a CSV file, and {out} is a folder. Give a file in it.")
+    table = check_download(paths.resolve(folder)) if folder else agreement_of_systems()
+    for line in _of_download(table, folder) if folder else _of_systems(table):
+        typer.echo(line)
+    if out:
+        typer.echo(save_table(out, table))
+    raise typer.Exit(1 if folder and len(table) else 0)
+
+
+def _of_systems(table):
+    """Lay out the agreement, a block per quantity and unit."""
+    yield "ISLES 2018 training set, OpenPerfusion − RAPID. In brackets 95 % limits: over scans a bootstrap of"
+    yield "patients, over patients by formula (bootstrap for the mean difference of Dice)."
+    for (quantity, unit), rows in table.groupby(["quantity", "unit"], sort=False):
+        n, n_patients = rows["n"].iloc[0], rows["n_patients"].iloc[0]
+        whose = f"{n} scans of {n_patients} patients" if unit == "scan" else f"{n} patients"
+        yield f"\n{quantity} ({whose})"
+        for row in rows.to_dict("records"):
+            limits = f"({_number(row['low'])} to {_number(row['high'])})" if row["low"] == row["low"] else ""
+            p = f"p = {row['p']:.3g}" if row["p"] == row["p"] else ""
+            note = row["note"] if isinstance(row["note"], str) else ""
+            words = f"  {row['statistic']:<28} {_number(row['value']):>9} {limits:<22} {p:<12} {note}"
+            yield words.rstrip()
+
+
+def _number(value):
+    return f"{value:.3f}".replace("-", "−")
+
+
+def _of_download(table, folder):
+    if table.empty:
+        yield f"{folder}: all scans of the index are there, with its shapes and lesion volumes."
+        return
+    yield f"{folder}: {len(table)} differences from the index."
+    for row in table.to_dict("records"):
+        number = f" ({row['smir_id_4dpwi']:.0f})" if isinstance(row["smir_id_4dpwi"], int | float) else ""
+        sides = [f"{side} {row[side]}" for side in ("expected", "found") if row[side]]
+        yield f"  {row['case']}{number}: {row['what']}" + (": " + ", ".join(sides) if sides else "")
