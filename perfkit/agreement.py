@@ -12,6 +12,8 @@ import numpy as np
 
 from .resampling import LEVEL, bootstrap_interval
 
+_ROUNDING = 1e-12  # our choice: above the rounding of sums of squares, below any volume or share
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -169,7 +171,7 @@ def _weighted_kappa(weights, a, b):
 def ratio(above, below):
     """Divide; NaN where the divisor is zero up to rounding."""
     above, below = np.broadcast_arrays(np.asarray(above, float), np.asarray(below, float))
-    found = np.divide(above, below, out=np.full(above.shape, np.nan), where=np.abs(below) > 1e-12)
+    found = np.divide(above, below, out=np.full(above.shape, np.nan), where=np.abs(below) > _ROUNDING)
     return found[()]
 
 
@@ -194,8 +196,8 @@ def _icc21_limits(ratings, level):
 
     n, k = ratings.shape
     targets, raters, residual = _mean_squares(ratings)
-    if residual <= 1e-12 * targets:
-        return (_icc21(ratings), _icc21(ratings)) if raters <= 1e-12 * targets else (np.nan, np.nan)
+    if residual <= _ROUNDING * targets:
+        return (_icc21(ratings), _icc21(ratings)) if raters <= _ROUNDING * targets else (np.nan, np.nan)
     icc = _icc21(ratings)
     a, b = k * icc / (n * (1 - icc)), 1 + k * icc * (n - 1) / (n * (1 - icc))
     v = (a * raters + b * residual) ** 2
@@ -212,7 +214,7 @@ def _ccc_limits(x, y, level):
     from scipy import stats
 
     n, c = x.size, _weighted_ccc(np.ones(x.size), x, y)
-    if abs(c) > 1 - 1e-12:
+    if abs(c) > 1 - _ROUNDING:
         return c, c
     if n < 3 or is_flat(x) or is_flat(y):
         return np.nan, np.nan
@@ -238,7 +240,7 @@ def _kappa_limits(a, b, k, level):
 
 
 def is_flat(values):
-    return np.ptp(values) <= 1e-12 * max(1.0, np.max(np.abs(values)))
+    return np.ptp(values) <= _ROUNDING * max(1.0, np.max(np.abs(values)))
 
 
 def patients_of_pairs(patients, x):
