@@ -289,7 +289,8 @@ def _save_png(figure, path):
 
             options = {"format": "png", "width": figure.layout.width or 1100, "scale": 2}
             options["height"] = figure.layout.height or 500
-            image = kaleido.calc_fig_sync(figure.to_dict(), opts=options, kopts={"path": browser})
+            where = {"path": browser, "mathjax": False}  # kaleido would fetch MathJax from the internet
+            image = kaleido.calc_fig_sync(figure.to_dict(), opts=options, kopts=where)
             path.write_bytes(image)
             return [path]
         except Exception as error:  # a picture is a convenience: no failure of a browser may end a run
