@@ -98,19 +98,23 @@ def threshold_figure(
 
 
 def _areas(rows, patients):
-    """Return {arm: AUC of each patient}."""
+    """Return {arm: Series, the AUC of each patient}."""
+    arms = arm_styles(rows["arm"])
     if len(patients):
-        held = dict(iter(patients.groupby("arm")["roc_auc"]))
-        return {arm: np.asarray(held.get(arm, ()), float) for arm in arm_styles(rows["arm"])}
+        named = patients.set_index("patient")
+        return {arm: named.loc[named["arm"] == arm, "roc_auc"].astype(float).dropna() for arm in arms}
     curves = patient_curves(rows, "fpr", "tpr")
-    return {arm: np.trapezoid(wide, wide.columns.to_numpy(float), axis=1) for arm, wide in curves.items()}
+    return {arm: wide.apply(_area, axis=1).dropna() for arm, wide in curves.items() if len(wide)}
+
+
+def _area(tpr):
+    return float(np.trapezoid(tpr, tpr.index.to_numpy(float)))
 
 
 def _auc_label(arm, areas, level, seed):
-    areas = areas[np.isfinite(areas)]
-    if not len(areas):
+    if areas.empty:
         return f"{arm_label(arm)}: no AUC"
-    interval = bootstrap_interval(weighted_mean(areas), np.arange(len(areas)), level=level, seed=seed)
+    interval = bootstrap_interval(weighted_mean(areas), areas.index, level=level, seed=seed)
     value, low, high = (format_value("roc_auc", v) for v in (areas.mean(), interval.low, interval.high))
     limits = f" [{low}, {high}]" if np.isfinite(interval.low) else ""
     return f"{arm_label(arm)}: AUC {value}{limits}, n = {len(areas)}"

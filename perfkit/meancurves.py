@@ -68,7 +68,7 @@ def mean_curves(table, x: str, y: str, *, level=LEVEL, n_resamples=BAND_RESAMPLE
             continue
         mean, values = weighted_mean(curves.to_numpy().T), curves.to_numpy()
         options = {"level": level, "n_resamples": n_resamples, "seed": seed, "method": "percentile"}
-        band = bootstrap_intervals(mean, np.arange(len(curves)), **options)
+        band = bootstrap_intervals(mean, curves.index, **options)
         columns = {"mean": mean(np.ones(len(curves))), "n": np.isfinite(values).sum(axis=0)}
         columns |= {side: [getattr(interval, side) for interval in band] for side in ("low", "high")}
         parts.append(pd.DataFrame({"arm": arm, x: curves.columns.to_numpy(float)} | columns))

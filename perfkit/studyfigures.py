@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .curvefigures import roc_figure, threshold_figure
+from .curvefigures import ZOOM, roc_figure, threshold_figure
 from .drawing import QUIET_COLOUR, arm_label, panels
 from .figureparts import PALE, SMALL, arm_styles, empty_figure, grid, rows_to_draw, wash
 from .pairedtests import MARGINS
