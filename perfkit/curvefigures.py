@@ -122,7 +122,7 @@ def _auc_label(arm, areas, level, seed):
 
 def _best_label(arm, row):
     dice = format_value("dice", row["mean"])
-    return f"{arm_label(arm)}: best Dice {dice} at rCBF < {row['threshold']:.2f}, n = {row['n']}"
+    return f"{arm_label(arm)}: best {dice} at {row['threshold']:.2f}, n = {row['n']}"
 
 
 def _draw_curves(figure, curves, x, names, column, words):

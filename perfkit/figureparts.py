@@ -69,8 +69,8 @@ def empty_figure(text: str, x_title: str = "", y_title: str = ""):
     """Return a figure that says in its middle why there is nothing to see."""
     figure = panels(1, 1)
     say(figure, text, 1, 1)
-    figure.update_xaxes(title_text=x_title, range=[0, 1], showticklabels=False)
-    figure.update_yaxes(title_text=y_title, range=[0, 1], showticklabels=False)
+    figure.update_xaxes(title_text=x_title, range=[0, 1], showticklabels=False, showgrid=False)
+    figure.update_yaxes(title_text=y_title, range=[0, 1], showticklabels=False, showgrid=False)
     return figure.update_layout(height=240, showlegend=False)
 
 

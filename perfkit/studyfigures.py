@@ -16,7 +16,15 @@ from .scoretables import check_reference, comparators, ordered_arms, paired_rows
 from .volumefigures import fig3, volume_scatter
 from .wording import METRIC_LABELS, p_value, signed
 
-__all__ = ["fig3", "forest_figure", "raincloud_figure", "roc_figure", "threshold_figure", "volume_scatter"]
+__all__ = [
+    "ZOOM",
+    "fig3",
+    "forest_figure",
+    "raincloud_figure",
+    "roc_figure",
+    "threshold_figure",
+    "volume_scatter",
+]
 
 _LABELS = METRIC_LABELS | {
     "assd_mm": "ASSD (mm)",
@@ -111,7 +119,7 @@ def _panels_of_arms(metrics, arms, most, height):
     n_rows, columns = grid(len(metrics), most)
     gap = 104  # px: ticks and two lines under a panel, the title over the next
     tall = n_rows * height * len(arms) + (n_rows - 1) * gap
-    gaps = {"horizontal_spacing": 0.04, "vertical_spacing": gap / tall if n_rows > 1 else 0}
+    gaps = {"horizontal_spacing": 0.06, "vertical_spacing": gap / tall if n_rows > 1 else 0}
     titles = [_name_and_unit(metric)[0] for metric in metrics]
     figure = panels(n_rows, columns, shared_yaxes=True, subplot_titles=titles, **gaps)
     figure.update_annotations(font_size=14)
@@ -142,7 +150,7 @@ def _difference_axis(figure, metric, references, margin, place):
         figure.add_vrect(x0=-margin, x1=margin, **band, **place)
         style = f"font-size:{SMALL}px;color:{QUIET_COLOUR}"
         label += f"<br><span style='{style}'>grey: equivalent, ±{margin:g}</span>"
-    figure.update_xaxes(title_text=label, nticks=6, tickangle=0, **place)
+    figure.update_xaxes(title_text=label, nticks=5, tickangle=0, **place)
 
 
 def _name_and_unit(metric):

@@ -175,7 +175,9 @@ def test_threshold_marks_the_best_cut_off_of_each_arm():
     for arm in ARMS:
         (mark,) = named(figure, f"{drawing.ARM_LABELS[arm]}, best")
         assert (mark.x[0], mark.y[0]) == (means[arm].idxmax(), pytest.approx(means[arm].max()))
-        (line,) = starting(figure, f"{drawing.ARM_LABELS[arm]}: best Dice {means[arm].max():.3f} at rCBF < ")
+        (line,) = starting(
+            figure, f"{drawing.ARM_LABELS[arm]}: best {means[arm].max():.3f} at {mark.x[0]:.2f}, "
+        )
         np.testing.assert_allclose(line.y, means[arm])
     assert axis_titles(figure) == {"rCBF cut-off (reference tissue = 1)", "Mean Dice over patients"}
 
