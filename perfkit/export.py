@@ -12,8 +12,8 @@ from pathlib import Path
 
 from .drawing import find_browser
 
-PAGE_MM, COLUMN_MM = 170.0, 85.0  # our choice: widths of two columns and of one, within 2 mm of most journals
-PX_PER_MM = 760 / PAGE_MM  # our choice: 760 px, a notebook's width, fill a page; texts stay above 7 pt
+PAGE_MM, COLUMN_MM = 170.0, 85.0  # our choice: common widths of a page and of one of its two columns
+PX_PER_MM = 760 / PAGE_MM  # our choice: 760 px, a notebook's width, fill a page; 11 px are 7 pt
 DPI = 300  # our choice: what journals ask of figures with half-tones
 FORMATS = ("png", "svg")
 _HEIGHT = 450  # px; plotly's own, for a figure that says none

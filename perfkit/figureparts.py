@@ -6,7 +6,7 @@ from .drawing import ARM_DASHES, ARM_SYMBOLS, arm_colour, panels
 from .scoretables import ordered_arms
 
 INK, PALE = "#374151", "#D1D5DB"  # lines of statistics, lines of no difference
-SMALL = 11  # px; our choice: 7 pt at the widths of `export`, the least that journals print
+SMALL = 11  # px; our choice: 7 pt on paper at the scale of `export`
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
