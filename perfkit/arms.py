@@ -17,7 +17,30 @@ def arm_aifs(
     *,
     method: str = "straka",
 ) -> tuple[dict, dict]:
-    """Find the AIFs of the arms that need no training.
+    """Find the curves of the arms that need no training; see ``arm_inputs``.
+
+    Returns
+    -------
+    aifs : dict from arm to dict from case id to (T,), HU above baseline
+    failures : dict from (case id, arm) to the reason
+    """
+    found, failures = arm_inputs(prepared, picks, cohort, method=method)
+    return {arm: curves_of(held) for arm, held in found.items()}, failures
+
+
+def curves_of(inputs: dict) -> dict:
+    """Take the curves of AIFs: dict from case id to AIF becomes dict from case id to (T,)."""
+    return {case: aif.curve for case, aif in inputs.items()}
+
+
+def arm_inputs(
+    prepared: dict[str, Prepared],
+    picks: dict[str, annotations.Pick],
+    cohort=None,
+    *,
+    method: str = "straka",
+) -> tuple[dict, dict]:
+    """Find the AIFs of the arms that need no training, with the voxels each was taken from.
 
     Parameters
     ----------
@@ -28,7 +51,7 @@ def arm_aifs(
 
     Returns
     -------
-    aifs : dict from arm to dict from case id to (T,), HU above baseline
+    inputs : dict from arm to dict from case id to AIF
     failures : dict from (case id, arm) to the reason
 
     Raises
@@ -42,15 +65,15 @@ def arm_aifs(
         "automatic": lambda p: select_aif(p, method),
         "brain_mean": brain_mean_aif,
     }
-    aifs: dict = {arm: {} for arm in finders}
+    inputs: dict = {arm: {} for arm in finders}
     failures = {}
     for case, scan in prepared.items():
         for arm, find in finders.items():
             try:
-                aifs[arm][case] = find(scan).curve
+                inputs[arm][case] = find(scan)
             except (ValueError, KeyError) as error:
                 failures[case, arm] = str(error)
-    return aifs, failures
+    return inputs, failures
 
 
 def _expert(prepared, picks, cohort):

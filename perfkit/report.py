@@ -1,7 +1,7 @@
-"""The report of a study: one page that opens offline, with the numbers said in words.
+"""The report of a study: one page that opens offline, with the numbers said in words, and a page per case.
 
-Every sentence is made from the scores of the run. Beside ``index.html`` lies ``plotly.min.js``; nothing
-outside the run's folder is ever asked for.
+Every sentence is made from the scores of the run. ``index.html`` holds all it needs, the plotting library
+too, so it can be sent alone; the pages of the cases lie beside it in ``cases``.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-import pandas as pd
-
-from . import paper
-from .comparison import METRICS, paired_tests
+from . import pages
+from .casepages import render_cases
+from .comparison import METRICS, ordered_arms, paired_tests
 from .drawing import CONFIG, arm_label
+from .reporttables import case_order, case_table, statistics
 from .wording import (
     METRIC_LABELS,
     comparison_rows,
     count,
+    methods_paragraph,
     plain_notes,
     summary_sentences,
     table1_rows,
@@ -33,13 +34,31 @@ FIGURES = {
         "Fig. 2: relative blood flow and the core",
         "Each row is a scan. Left, the ground truth; then the rCBF map of each arm, all in the same colours. "
         "Dark tissue has lost its flow. White outlines the core seen on DWI, orange the core that the "
-        f"threshold rCBF < {paper.RCBF_THRESHOLD} predicts. Images are in the radiological convention.",
+        "threshold predicts. Images are in the radiological convention.",
     ),
     "fig3": (
         "Fig. 3: agreement of core volumes",
         "Each dot is a scan: the further from zero, the more the predicted volume differs from the ground "
-        "truth. The solid line is the bias, dashed lines are the limits of agreement. Point at a dot to see "
-        "its scan.",
+        "truth. The solid line is the bias, dashed lines are the limits of agreement, bands their 95 % "
+        "intervals. Point at a dot to see its scan.",
+    ),
+    "volumes": (
+        "Predicted against true volume",
+        "On the diagonal the predicted core is as large as the true one. 70 ml is the limit of DEFUSE 3.",
+    ),
+    "raincloud": (
+        "Paired differences",
+        "Each dot is a patient: the arm's value less the reference's. The cloud is their density, the box "
+        "holds the middle half; inside the grey band a difference would not matter.",
+    ),
+    "roc": (
+        "ROC curves of rCBF",
+        "The mean curve over patients, with 95 % bands from a bootstrap over patients.",
+    ),
+    "thresholds": (
+        "Which threshold?",
+        "Dice against the rCBF cut-off. The nominal threshold of a rule need not be the best one: the "
+        "regularised deconvolution lowers healthy flow more than sick flow.",
     ),
     "aif_curves": (
         "AIF curves",
@@ -68,31 +87,37 @@ def write_report(
     run_folder,
     *,
     scores,
+    patients=None,
+    roc=None,
+    thresholds=None,
     pooled_auc=None,
     figures=None,
     notebooks=(),
     parameters=None,
     notes=(),
     failures=(),
+    flow=None,
     cohort="",
     title="Does a learned arterial input function find the stroke core better?",
     reference="expert",
 ) -> Path:
-    """Write ``index.html`` and ``plotly.min.js`` into the folder of a run.
+    """Write ``index.html`` into the folder of a run, and a page for each case that the run left pictures of.
 
     Parameters
     ----------
     run_folder : folder; made where missing.
-    scores : DataFrame, one row per scan × arm × matrix (see `comparison`).
+    scores : DataFrame, one row per scan × arm × matrix (see `evaluation`).
+    patients, roc, thresholds : DataFrames of the same evaluation; what depends on a missing one is left out.
     pooled_auc : {arm: AUC over all voxels} of the first matrix, or {matrix: {arm: AUC}}.
     figures : {name: plotly figure}; the names of ``FIGURES`` have their place and words, others come
-        after them. Fig. 3 is drawn from the scores where it is not given.
+        after them. Those that need only the tables are drawn where they are not given.
     notebooks : (path, title) of the executed notebooks, absolute or relative to the run's folder.
-    parameters : {name: value} of the run, printed as they are.
+    parameters : {name: value} of the run.
     notes : lines the reader should know.
     failures : (case, reason) or lines; scans that are in no number.
+    flow : list of dict of label, scans, patients: from the cohort to what was evaluated.
     cohort : a sentence on the data.
-    reference : the arm the others are tested against.
+    reference : the arm the others are tested against; where it is missing, the first that is there.
 
     Returns
     -------
@@ -107,9 +132,13 @@ def write_report(
     matrices = sorted(set(scores["matrix"]))  # circulant, the one of Table 1, comes before volterra
     pooled = pooled_auc if _nested(pooled_auc) else {matrices[0]: pooled_auc}
     rows = scores[scores["matrix"] == matrices[0]]
-    tests = _tests(rows, matrices[0], reference)
+    present = ordered_arms(rows["arm"])
+    reference = reference if reference in present else present[0]
+    tests = paired_tests(rows, reference, matrix=matrices[0])
     tables = [(matrix, table1_rows(scores, matrix, pooled.get(matrix))) for matrix in matrices]
-    page = _template().render(
+    failed = [entry if isinstance(entry, str) else ": ".join(map(str, entry)) for entry in failures]
+    order = case_order(rows, reference, failures)
+    page = pages.template("study.html.j2").render(
         title=title,
         cohort=cohort,
         sizes=f"{count(rows['case'].nunique(), 'scan')} of {count(rows['patient'].nunique(), 'patient')}",
@@ -118,18 +147,22 @@ def write_report(
         columns=[METRIC_LABELS[name] for name in ("pooled_auc", *METRICS)],
         tests=comparison_rows(tests),
         remarks=sorted({remark for note in tests["note"] for remark in note.split("; ") if remark}),
+        statistics=[] if patients is None else statistics(scores, patients, reference, matrices[0]),
         reference=arm_label(reference),
         volumes=volume_sentences(rows) if "volume_ml" in rows else [],
-        figures=_figures(rows, matrices[0], figures),
-        failures=[line if isinstance(line, str) else ": ".join(map(str, line)) for line in failures],
+        figures=_figures(rows, patients, roc, thresholds, matrices[0], reference, figures),
+        failures=failed,
+        flow=flow or [],
+        cases=case_table(rows, order, failures, render_cases(folder, scores, order)),
         notes=[*map(str, notes), *plain_notes(rows)],
+        methods=methods_paragraph(parameters or {}, scores, matrices),
         parameters=parameters or {},
         versions=software_versions(),
         notebooks=[_notebook(folder, path, name) for path, name in notebooks],
         date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        plotly=_plotly_js(),
     )
-    _write(folder / "plotly.min.js", _plotly_js())
-    return _write(folder / "index.html", page)
+    return pages.write(folder / "index.html", page)
 
 
 def software_versions() -> dict[str, str]:
@@ -147,24 +180,31 @@ def _nested(pooled_auc):
     return bool(pooled_auc) and all(isinstance(value, dict) for value in dict(pooled_auc).values())
 
 
-def _tests(rows, matrix, reference):
-    if reference in set(rows["arm"]):
-        return paired_tests(rows, reference, matrix=matrix)
-    return pd.DataFrame(columns=["arm", "metric", "test", "note"])
-
-
-def _figures(rows, matrix, figures):
-    from .figures import fig3
-
+def _figures(rows, patients, roc, thresholds, matrix, reference, figures):
     given = dict(figures or {})
-    if "fig3" not in given and {"volume_ml", "reference_volume_ml"} <= set(rows.columns):
-        given["fig3"] = fig3(rows, matrix)
+    given |= {name: figure for name, figure in _drawn(rows, patients, roc, thresholds, matrix, reference)}
     order = [name for name in FIGURES if name in given] + [name for name in given if name not in FIGURES]
     entries = []
     for name in order:
         heading, words = FIGURES.get(name, (name.replace("_", " ").capitalize(), ""))
         entries.append({"name": name, "heading": heading, "words": words, "html": _embed(given[name], name)})
     return entries
+
+
+def _drawn(rows, patients, roc, thresholds, matrix, reference):
+    """Draw the figures that need nothing but tables."""
+    from . import studyfigures
+
+    if {"volume_ml", "reference_volume_ml"} <= set(rows.columns):
+        yield "fig3", studyfigures.fig3(rows, matrix)
+        yield "volumes", studyfigures.volume_scatter(rows, matrix=matrix)
+    if patients is not None:
+        options = {"metric": ("dice", "roc_auc", "volume_ml"), "matrix": matrix}
+        yield "raincloud", studyfigures.raincloud_figure(patients, reference, **options)
+    if roc is not None:
+        yield "roc", studyfigures.roc_figure(roc, matrix=matrix, patients=patients, zoom=studyfigures.ZOOM)
+    if thresholds is not None:
+        yield "thresholds", studyfigures.threshold_figure(thresholds, matrix=matrix)
 
 
 def _embed(figure, name):
@@ -187,22 +227,8 @@ def _notebook(folder, path, name):
     }
 
 
-def _template():
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=PackageLoader("perfkit"), **options).get_template("study.html.j2")
-
-
 def _plotly_js():
+    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    return get_plotlyjs()
-
-
-def _write(path, text):
-    """Write a file under its final name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return Markup(get_plotlyjs())

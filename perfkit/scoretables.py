@@ -10,7 +10,8 @@ import numpy as np
 
 ARMS = ("expert", "automatic", "cnn", "brain_mean")
 METRICS = ("roc_auc", "dice", "jaccard", "hd95_mm")
-DECIMALS = {"roc_auc": 3, "dice": 3, "jaccard": 3}  # as Table 1 prints them; every other metric: 1
+# as Table 1 prints its metrics; shares like Dice, every other metric 1
+DECIMALS = {"roc_auc": 3, "dice": 3, "jaccard": 3, "sensitivity": 3, "specificity": 3}
 ROUNDING = 1e-9  # our choice: differences below it are rounding, no metric is known better
 _SOURCES = {"case": "scores.csv", "patient": "patients.csv"}
 
@@ -92,10 +93,14 @@ def paired_rows(rows, arm, reference, columns, unit="case"):
     Returns
     -------
     DataFrame with ``patient`` (and ``case``) and, per column, ``<column>_arm`` and ``<column>_reference``,
-    only units with a finite value everywhere; and the number of units left out.
+    only units with a finite value everywhere; and the number of units left out. Of patients, those are left
+    out too whose arms were scored on different ``cases``: with one slab less an arm is not comparable.
     """
     keys = list(dict.fromkeys([unit, "patient"]))
     sides = [rows[rows["arm"] == name].set_index(keys)[list(columns)] for name in (arm, reference)]
     wide = sides[0].add_suffix("_arm").join(sides[1].add_suffix("_reference"), how="outer")
     defined = np.isfinite(wide.to_numpy(dtype=float)).all(axis=1)
+    if unit == "patient" and "cases" in rows.columns:  # of a patient both arms must have seen the same slabs
+        seen = [rows[rows["arm"] == name].set_index(keys)["cases"] for name in (arm, reference)]
+        defined &= (seen[0].reindex(wide.index) == seen[1].reindex(wide.index)).to_numpy()
     return wide[defined].reset_index(), int((~defined).sum())

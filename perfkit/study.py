@@ -19,6 +19,7 @@ NOTEBOOKS = (
     "04_compare_methods",
 )
 MATRICES = ("circulant", "volterra")  # a network is trained through each: Table 1 and the one beside it
+JOINED = ("patients", "roc", "thresholds")  # tables of an evaluation beside its scores
 N_SCANS = 40  # our choice: scans of the default study; enough for five folds, done in minutes
 
 
@@ -141,7 +142,16 @@ def run_notebook(name: str, output, parameters: dict, *, show_output: bool = Fal
 
 
 def save_results(
-    folder, *, evaluation, tables: dict, figures: dict, cohort: str, parameters: dict, notes=(), failures=()
+    folder,
+    *,
+    evaluation,
+    tables: dict,
+    figures: dict,
+    cohort: str,
+    parameters: dict,
+    notes=(),
+    failures=(),
+    flow=(),
 ) -> Path:
     """Write what a comparison found, for spreadsheets and for ``assemble_report``.
 
@@ -154,6 +164,7 @@ def save_results(
     cohort : a sentence on the data
     parameters : of the run
     notes, failures : lines the reader should know; (case, reason) of scans that are in no number
+    flow : of ``cohort_flow``
 
     Returns
     -------
@@ -174,6 +185,9 @@ def save_results(
             + (f"{len(reasons)} failed, the first with: {reasons[0]}" if reasons else "none has a core mask.")
         )
     save_table(folder / "scores.csv", evaluation.scores)
+    for name in JOINED:
+        if getattr(evaluation, name) is not None:
+            save_table(folder / f"{name}.csv", getattr(evaluation, name))
     for stem, table in tables.items():
         save_table(folder / f"{stem}.csv", table)
     for name, figure in figures.items():
@@ -186,6 +200,7 @@ def save_results(
         "pooled_auc": _without_nan(evaluation.pooled_auc),
         "notes": [*notes, *without],
         "failures": list(failures),
+        "flow": list(flow),
         "mean": _without_nan(_means(evaluation.scores)),
     }
     path = folder / "metrics.json"
@@ -193,6 +208,39 @@ def save_results(
     temporary.write_text(json.dumps(metrics, indent=2, default=float) + "\n", encoding="utf-8")
     os.replace(temporary, path)
     return path
+
+
+def cohort_flow(cohort, prepared, evaluation) -> list[dict]:
+    """Count scans and patients from the cohort to what was evaluated.
+
+    Parameters
+    ----------
+    cohort : datasets.Cohort
+    prepared : preprocessing.PreparedCohort
+    evaluation : evaluation.Evaluation
+
+    Returns
+    -------
+    list of dict of label, scans, patients
+    """
+    everyone = dict(cohort.patients)
+    ready = {case: scan for case, scan in prepared.scans.items() if scan.core is not None}
+    blind = len(prepared.scans) - len(ready)
+    steps = [("in the cohort", everyone)]
+    if prepared.failures:
+        steps.append((f"could be read; {len(prepared.failures)} could not", list(prepared.scans)))
+    if blind:
+        steps.append((f"have a core mask; {blind} have none", list(ready)))
+    if len(evaluation.scores):
+        arms = evaluation.scores.groupby("case")["arm"].nunique()
+        full = arms.index[arms == evaluation.scores["arm"].nunique()]
+        steps.append(("have a result of some arm", list(arms.index)))
+        if len(full) < len(arms):
+            steps.append(("have a result of every arm", list(full)))
+    return [
+        {"label": label, "scans": len(cases), "patients": len({everyone[case] for case in cases})}
+        for label, cases in steps
+    ]
 
 
 def _read(path, reader):
@@ -220,7 +268,8 @@ def assemble_report(folder) -> Path:
 
     Parameters
     ----------
-    folder : with ``scores.csv``, ``metrics.json`` and ``figures/*.json``, as notebook 04 writes them
+    folder : with ``scores.csv``, ``metrics.json`` and, for what they show, ``patients.csv``, ``roc.csv``,
+        ``thresholds.csv``, ``figures/*.json`` and ``cases/``, as notebook 04 writes them
 
     Returns
     -------
@@ -245,12 +294,21 @@ def assemble_report(folder) -> Path:
             )
     metrics = _read(folder / "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
     figures = {p.stem: _read(p, plotly.io.read_json) for p in sorted((folder / "figures").glob("*.json"))}
+
+    def read(name):
+        names = {"case": str, "patient": str, "cases": str}
+        return _read(
+            folder / f"{name}.csv",
+            lambda path: pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""]),
+        )
+
     found = [
         (p, p.stem.replace("_", " ")) for name in NOTEBOOKS for p in sorted(folder.glob(f"{name}*.ipynb"))
     ]
     return write_report(
         folder,
-        scores=pd.read_csv(folder / "scores.csv", dtype={"case": str, "patient": str}),
+        scores=read("scores"),
+        **{name: read(name) for name in JOINED if (folder / f"{name}.csv").exists()},
         pooled_auc=metrics["pooled_auc"],
         figures=figures,
         notebooks=found,
@@ -258,4 +316,5 @@ def assemble_report(folder) -> Path:
         notes=metrics["notes"],
         failures=[tuple(entry) for entry in metrics["failures"]],
         cohort=metrics["cohort"],
+        flow=metrics.get("flow", ()),
     )

@@ -11,6 +11,7 @@ import pytest
 from synthetic import synthetic_scores
 
 from perfkit import drawing, figures
+from perfkit.aif import METHODS
 from perfkit.figures import CaseSlice
 
 RAS = np.diag([0.9, 0.9, 5.0, 1.0])  # x grows to the patient's right, y to the front
@@ -57,16 +58,13 @@ def test_import_is_light():
 
 
 def test_colours_of_arms_differ_and_are_the_okabe_ito_ones():
-    assert len(set(drawing.ARM_COLOURS.values())) == 4
-    assert set(drawing.ARM_LABELS) == set(drawing.ARM_COLOURS) == set(ARMS)
-    assert set(drawing.ARM_COLOURS.values()) <= {
-        "#E69F00",
-        "#56B4E9",
-        "#009E73",
-        "#0072B2",
-        "#D55E00",
-        "#CC79A7",
-    }
+    okabe_ito = {"#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"}
+    colours = {arm: drawing.ARM_COLOURS[arm] for arm in ARMS}
+    assert len(set(colours.values())) == 4 and set(colours.values()) <= okabe_ito
+    assert set(drawing.ARM_LABELS) == set(drawing.ARM_COLOURS) == {*ARMS, *METHODS, "truth"}
+    assert drawing.ARM_COLOURS["straka"] == drawing.ARM_COLOURS["automatic"]  # the same rule
+    without_straka = [drawing.ARM_COLOURS[name] for name in drawing.ARM_COLOURS if name != "straka"]
+    assert len(set(without_straka)) == len(without_straka)
 
 
 def test_fig2_puts_the_ground_truth_first_and_each_arm_in_the_same_colours():

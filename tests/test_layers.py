@@ -13,15 +13,15 @@ LAYERS = [
     " resampling scoretables",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients discovery anatomy recipe forward lesion scanner layout overlays"
-    " agreement figureparts meancurves export",
+    " agreement figureparts meancurves export pages pictures",
     "arteries blandaltman eligibility mixedmodel pairedtests power",
     "quality clusters recirculation readings",
     "gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " aiffigures volumefigures",
     "islesindex suggestions",
-    "arms single departures training figures explorer pickerview wording placement raterviews",
-    "evaluation studyfigures",
+    "casefiles arms single departures training figures explorer pickerview wording placement raterviews",
+    "evaluation studyfigures casepages",
     "picker batch report raters methods published",
     "study bench doctor session pickapp",
     "aifcli datacli",

@@ -1,0 +1,23 @@
+"""Pages of reports: templates that escape what they are given, files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def template(name: str):
+    """Load a template of the package; an undefined value in it is an error, never a blank."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=PackageLoader("perfkit"), **options).get_template(name)
+
+
+def write(path, text: str) -> Path:
+    """Write a file under its final name only when it is whole."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
