@@ -19,6 +19,7 @@ from perfkit.inputfunction import AIF, corrected, judged, partial_volume_factor,
 
 VOF_DELAY = 2.0  # s; Straka 2010: the vein arrives that much after the artery
 MIN_CONTRAST_TO_NOISE = 5.0  # our choice: of the brain's mean curve; pure noise stays below 4
+MIN_RISE = 0.5  # HU; our choice: a thirtieth, as 6 of 180 HU, of an artery's 15 HU, weak already
 FEW_VOXELS = 50  # our choice: a tenth of the brain of the smallest phantom slice; ranks mean little below
 
 __all__ = [
@@ -306,10 +307,11 @@ def _check_method(method, options) -> None:
 def _check_enhancement(mean, case) -> None:
     noise = np.median(np.abs(np.diff(mean, n=2))) / (0.6745 * np.sqrt(6))
     peak = arteries.filtered(mean, case.dt).max()
-    if not peak > MIN_CONTRAST_TO_NOISE * noise or peak <= 0:
+    if not peak > MIN_CONTRAST_TO_NOISE * noise or not peak >= MIN_RISE:
         raise ValueError(
-            f"{case.id}: contrast must arrive for an AIF to be found, but the brain's mean curve rises "
-            f"by {peak:.2g} HU over a noise of {noise:.2g} HU. Is it the perfusion series?"
+            f"{case.id}: contrast must arrive for an AIF to be found: the brain's mean curve must rise by "
+            f"{MIN_RISE:g} HU and {MIN_CONTRAST_TO_NOISE:g} times its noise. It rises by {peak:.2g} HU over "
+            f"a noise of {noise:.2g} HU. Is it the perfusion series, in HU, and starts it before the bolus?"
         )
 
 

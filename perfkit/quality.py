@@ -105,6 +105,7 @@ def assess(curve, dt: float, *, tissue=None, vof=None) -> Quality:
         found = (
             *_about_the_peak(curve, dt, figures),
             *_about_the_fit(fit),
+            *_about_the_baseline(dt, tissue),
             *_about_the_times(curve, dt, tissue, vof),
             *_about_the_score(score),
         )
@@ -178,7 +179,8 @@ def _about_the_peak(curve, dt, figures):
         yield "It never rises above its baseline."
         return
     if peak < WEAK_PEAK:
-        yield f"It is weak: it peaks at {peak:.2g} HU, below {WEAK_PEAK:g} HU."
+        shown = min(peak, WEAK_PEAK - 0.1)  # 14.98 must not read as 15
+        yield f"It is weak: it peaks at {shown:.3g} HU, below {WEAK_PEAK:g} HU."
     if figures["fwhm"] > MAX_FWHM:
         yield f"It is too wide: {figures['fwhm']:.0f} s at half its peak, an artery below {MAX_FWHM:g} s."
     if figures["fwhm"] < MIN_FWHM:
@@ -201,6 +203,16 @@ def _about_the_fit(fit):
         yield f"Its first pass is no gamma variate: R² is {fit.r2:.2f}, below {curves.PLAUSIBLE_R2:g}."
     elif fit.curve(0.0) > curves.ONSET_FRACTION * fit.peak:  # t0 < 0 alone says little: the foot is flat
         yield "It has no baseline: by its fit the bolus arrives before the first frame."
+
+
+def _about_the_baseline(dt, tissue):
+    """Judge the scan by the brain's mean curve: an artery cut at its foot may look whole."""
+    if tissue is None or not tissue.max() > 0 or curves.n_baseline(tissue, dt) > 1:
+        return
+    if curves.bolus_onset(tissue, dt) <= curves.BASELINE_GUARD:
+        yield "No frame before the bolus: the scan starts inside it."
+    else:
+        yield "One frame alone before the bolus: the baseline is as noisy as that frame."
 
 
 def _about_the_times(curve, dt, tissue, vof):

@@ -1,5 +1,6 @@
 """Arteries are found where arteries are, and nothing is invented where they are not."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ from perfkit import aif as aif_module
 from perfkit import arteries
 from perfkit.aif import brain_mean_aif, expert_aif, partial_volume_factor, select_aif, select_vof, voxel_aif
 from perfkit.annotations import Pick
-from perfkit.curves import arrival_time
+from perfkit.curves import arrival_time, bolus_onset
 from perfkit.phantom import make_case
 from perfkit.preprocessing import prepare
 
@@ -117,9 +118,35 @@ def test_arteries_of_phantoms_are_found():
 
 
 def test_a_weak_artery_is_flagged(scan):
-    scan.concentration *= 0.05
+    scan.concentration *= 0.1
     found = select_aif(scan)
-    assert found.flagged and any("weak: it peaks at 6 HU" in note for note in found.notes)
+    assert found.flagged and any("weak: it peaks at 11.9 HU" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("rise", "enough"), [(0.05, False), (0.45, False), (0.6, True)])
+def test_a_bump_that_is_no_contrast_is_refused_however_quiet_the_mean(rise, enough):
+    """A brain-wide bump under 5 HU of noise; 40 000 voxels leave 0.025 HU of it in their mean."""
+    noise = np.random.default_rng(0).normal(0, 5, (200, 200, 1, 50))
+    brain = np.ones((200, 200, 1), bool)
+    series = (noise + bolus(np.arange(50.0), 10, 3, rise)).astype(np.float32)
+    scan = SimpleNamespace(id="scan", concentration=series, brain=brain, dt=1.0)
+    if enough:
+        assert len(aif_module.brain_curves(scan).curves) == 40_000
+    else:
+        with pytest.raises(ValueError, match=r"scan: contrast must arrive.*rise by 0\.5 HU"):
+            aif_module.brain_curves(scan)
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_every_aif_of_a_scan_that_starts_inside_the_bolus_says_so(prepared):
+    case = make_case(7, 1, size="tiny")
+    cut = bolus_onset(case.ctp[case.brain].mean(axis=0), case.dt) / case.dt
+    late = replace(case, ctp=case.ctp[..., int(cut) + 1 :], core=None, truth={})
+    for scan, inside in ((case, False), (late, True)):
+        found, _ = aif_module.select_each(prepare(scan) if prepared else scan)
+        assert len(found) >= 5
+        for one in found.values():
+            assert ("No frame before the bolus: the scan starts inside it." in one.notes) is inside
 
 
 @pytest.mark.parametrize("noise", [0, 3])

@@ -1,5 +1,7 @@
 """What is said about a curve is true of it, and nothing finite makes it fail."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,6 +119,23 @@ def test_a_clipped_curve_is_caught_though_smoothed_in_time(dt, level):
     clipped = np.minimum(bolus(t, 7, 9, 100), 100 * level)
     assert "flat at the top" in words(clipped, dt)
     assert "flat at the top" in words(gaussian_filter1d(clipped, 1 / dt), dt)
+
+
+@pytest.mark.parametrize("peak", [14.98, 14.8, 7.25])
+def test_a_weak_peak_never_reads_as_its_limit(peak):
+    said = words(bolus(T, 7, 7, peak), 1.0)
+    assert float(re.search(r"peaks at ([\d.]+) HU", said)[1]) == pytest.approx(peak, abs=0.1)
+    assert "peaks at 15 HU" not in said
+
+
+@pytest.mark.parametrize(
+    ("first", "what"), [(0, ""), (6, ""), (9, "One frame alone before"), (12, "No frame before the bolus")]
+)
+def test_a_scan_that_starts_inside_the_bolus_is_told_by_its_tissue(first, what):
+    """The tissue rises through a tenth of its peak at 12 s, and two seconds are due for the artery."""
+    artery = np.clip(ARTERY[first:] - ARTERY[first:].min(), 0, None)
+    said = words(artery, 1.0, tissue=TISSUE[first:] - TISSUE[first])
+    assert (what in said) if what else ("before the bolus" not in said)
 
 
 def test_noise_does_not_delay_an_artery():
