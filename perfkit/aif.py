@@ -311,7 +311,7 @@ def _check_enhancement(mean, case) -> None:
         raise ValueError(
             f"{case.id}: contrast must arrive for an AIF to be found: the brain's mean curve must rise by "
             f"{MIN_RISE:g} HU and {MIN_CONTRAST_TO_NOISE:g} times its noise. It rises by {peak:.2g} HU over "
-            f"a noise of {noise:.2g} HU. Is it the perfusion series, in HU, and starts it before the bolus?"
+            f"a noise of {noise:.2g} HU. Is it the perfusion series, in HU, begun before the bolus?"
         )
 
 

@@ -12,6 +12,7 @@ import sys
 import tokenize
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import nibabel
@@ -415,6 +416,33 @@ def test_notebook_runs_and_its_numbers_hold(name, run_notebook, tiny_cohort):
     errors = [o for cell in code_cells(notebook) for o in cell.outputs if o.output_type == "error"]
     assert not errors
     FACTS[name](metrics, Path(tiny_cohort))
+
+
+def test_an_own_pick_wins_and_is_judged_like_any_aif(tmp_path, tiny_cohort, capsys):
+    """The cells after the picker, with a file of one's own named as the one delivered: a pick in tissue."""
+    from perfkit import annotations, datasets, preprocessing
+    from perfkit.annotations import Pick
+
+    scans = datasets.open_cohort(tiny_cohort)
+    scan = scans[0]
+    prepared = preprocessing.prepare(scan)
+    weak = np.where(prepared.tissue, prepared.concentration.max(axis=-1), np.inf)
+    voxel = tuple(int(i) for i in np.unravel_index(weak.argmin(), weak.shape))
+    own = annotations.rater_file(tiny_cohort, "simulated-rater", tmp_path)
+    annotations.append(own, Pick(scan.id, (voxel,)))
+    names = {"scans": scans, "folder": tmp_path}
+    names["session"] = SimpleNamespace(root=tmp_path, rater="", progress="")
+    names["session"].picker = SimpleNamespace(measured=scan, case=prepared, voxels=(), rater="")
+    cells = [
+        cell.source for cell in code_cells(nbformat.read(NOTEBOOKS / "02_pick_an_aif.ipynb", as_version=4))
+    ]
+    for mark in ("import json", "rater_files", "select_each", "told = "):
+        (source,) = [cell for cell in cells if mark in cell]
+        exec(source.replace("folder = paths.resolve(out)\n", ""), names)
+    assert names["inputs"]["expert"].voxels.tolist() == [list(voxel)]
+    assert f"{scan.id}: the AIF is the pick of simulated-rater" in capsys.readouterr().out
+    assert "It is weak" in names["told"].loc["expert", "warnings"]
+    assert names["told"]["voxels"].dtype.kind == "i"
 
 
 @pytest.mark.parametrize("name", sorted(KEPT_NAMES))
