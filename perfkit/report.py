@@ -69,6 +69,8 @@ FIGURES = {
     ),
     "training_history": ("Training", "Thin lines are folds, thick lines are the mean over folds."),
 }
+SHORT = {"volumes": "Volumes", "raincloud": "Differences", "roc": "ROC", "thresholds": "Threshold"}
+SHORT |= {"aif_curves": "AIFs"}
 PACKAGES = (
     "perfkit",
     "numpy",
@@ -187,7 +189,9 @@ def _figures(rows, patients, roc, thresholds, matrix, reference, figures):
     entries = []
     for name in order:
         heading, words = FIGURES.get(name, (name.replace("_", " ").capitalize(), ""))
-        entries.append({"name": name, "heading": heading, "words": words, "html": _embed(given[name], name)})
+        short = SHORT.get(name, heading.split(":")[0])
+        entry = {"name": name, "heading": heading, "words": words, "short": short}
+        entries.append(entry | {"html": _embed(given[name], name)})
     return entries
 
 

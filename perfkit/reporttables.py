@@ -1,7 +1,8 @@
 """Statistics laid out as tables for a page: cells as text, each row with its n, and what is to be said.
 
 A table is a dict: ``heading``, ``words`` (a paragraph), ``head`` (titles of the columns after the label),
-``rows`` (dicts of ``label``, ``colour`` and ``cells``) and ``notes``.
+``rows`` (dicts of ``label``, ``colour`` and ``cells``; a cell's second line is its interval), ``notes`` and,
+where a row can be said in words, ``sentences``.
 """
 
 from __future__ import annotations
@@ -64,7 +65,6 @@ def differences_table(tests) -> dict:
             *(_p(test[name]) for name in ("wilcoxon_p", "wilcoxon_p_holm", "permutation_p")),
             test["equivalence"] or "–",
             str(test["n"]),
-            patient_sentence(test),
         ]
         rows.append(_row(test["arm"], cells))
     margins = ", ".join(f"{METRIC_LABELS[name].split(',')[0]} ±{MARGINS[name]:g}" for name in DECISIVE)
@@ -75,8 +75,9 @@ def differences_table(tests) -> dict:
         "Mean difference with its 95 % BCa bootstrap interval, Hodges-Lehmann difference with its exact one, "
         "Wilcoxon's signed-rank test, the same adjusted by Holm over all rows, and the sign-flip permutation "
         f"test of the mean. Equivalence: two one-sided tests with the margins {margins}.",
-        "head": [*DIFFERENCES, "Equivalence", "Patients", "In words"],
+        "head": [*DIFFERENCES, "Equivalence", "Patients"],
         "rows": rows,
+        "sentences": [patient_sentence(test) for _, test in tests.iterrows()],
         "notes": _remarks(tests),
     }
 
@@ -148,7 +149,7 @@ def agreement_table(rows, seed: int = 0) -> dict:
             _with_interval("volume_ml", limits.lower, limits.lower_low, limits.lower_high),
             _with_interval("volume_ml", limits.upper, limits.upper_low, limits.upper_high),
             f"{signed('dice', limits.slope)} ({_p(limits.slope_p)})",
-            *(f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]" for value in (icc, ccc)),
+            *(f"{value.value:.3f}\n{value.low:.3f} to {value.high:.3f}" for value in (icc, ccc)),
             f"{limits.n} / {limits.n_patients}",
         ]
         found.append(_row(arm, cells))
@@ -175,7 +176,7 @@ def decisions_table(table) -> dict:
             f"{row['eligible']} of {row['n']}",
             against,
             f"{row['only_arm']} / {row['only_against']}",
-            f"{row['kappa']:.2f} [{row['kappa_low']:.2f}, {row['kappa_high']:.2f}]".replace("-", "−")
+            f"{row['kappa']:.2f}\n{row['kappa_low']:.2f} to {row['kappa_high']:.2f}".replace("-", "−")
             if np.isfinite(row["kappa"])
             else "–",
             str(row["n"]),
@@ -264,12 +265,16 @@ def case_table(rows, order, failures, links: dict) -> dict:
                 there = metric in held and arm in held.index
                 values.append((metric, float(held.loc[arm, metric]) if there else np.nan))
         patient = str(held["patient"].iloc[0]) if len(held) else ""
-        cells = [{"text": format_value(name, v), "value": "" if v != v else v} for name, v in values]
+        cells = [{"text": _cell(name, v), "value": "" if v != v else v} for name, v in values]
         lines.append(
             {"case": case, "patient": patient, "link": links.get(case, ""), "why": why, "cells": cells}
         )
     head = [{"label": arm_label(arm), "colour": arm_colour(arm)} for arm in arms]
     return {"arms": head, "rows": lines}
+
+
+def _cell(metric, value):
+    return signed(metric, value) if metric.endswith("_error_ml") else format_value(metric, value)
 
 
 def _row(arm, cells):
@@ -279,10 +284,9 @@ def _row(arm, cells):
 def _with_interval(metric, value, low, high):
     if not np.isfinite(value):
         return "–"
-    between = (
-        f" [{signed(metric, low)}, {signed(metric, high)}]" if np.isfinite(low) and np.isfinite(high) else ""
-    )
-    return signed(metric, value) + between
+    if not np.isfinite(low + high):
+        return signed(metric, value)
+    return f"{signed(metric, value)}\n{signed(metric, low)} to {signed(metric, high)}"
 
 
 def _p(p):

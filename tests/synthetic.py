@@ -29,3 +29,30 @@ def synthetic_scores(n=20, seed=0, arms=("expert", "automatic", "cnn", "brain_me
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def synthetic_patients(scores):
+    """Join the scans of each patient as a study does, as far as the columns of ``scores`` go."""
+    keys = ["patient", "arm", "matrix"]
+    summed = [name for name in ("volume_ml", "reference_volume_ml") if name in scores]
+    rest = [name for name in scores.columns if name not in {*keys, "case", *summed}]
+    groups = scores.groupby(keys, sort=False)
+    table = groups[rest].mean().join(groups[summed].sum())
+    table["cases"] = groups["case"].agg(" + ".join)
+    table["n_scans"] = groups.size()
+    table["hypoperfusion_ml"] = 3 * table["reference_volume_ml"] + table["volume_ml"]
+    return table.reset_index()
+
+
+def synthetic_curves(patients):
+    """ROC curves and threshold curves of made-up patients."""
+    roc, cuts = [], []
+    for row in patients[["patient", "arm", "matrix", "dice"]].to_dict("records"):
+        names = {name: row[name] for name in ("patient", "arm", "matrix")}
+        rates = np.linspace(0, 1, 21)
+        roc.append(pd.DataFrame(names | {"fpr": rates, "tpr": rates**0.3}))
+        cut = np.linspace(0.1, 1, 10).round(2)
+        cuts.append(
+            pd.DataFrame(names | {"threshold": cut, "dice": row["dice"] * np.exp(-((cut - 0.4) ** 2))})
+        )
+    return pd.concat(roc, ignore_index=True), pd.concat(cuts, ignore_index=True)

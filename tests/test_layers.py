@@ -21,7 +21,7 @@ LAYERS = [
     " aiffigures volumefigures",
     "islesindex suggestions",
     "casefiles arms single departures training figures explorer pickerview wording placement raterviews",
-    "evaluation studyfigures casepages",
+    "evaluation studyfigures casepages reporttables",
     "picker batch report raters methods published",
     "study bench doctor session pickapp",
     "aifcli datacli",

@@ -6,7 +6,7 @@ from html import unescape
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import synthetic_scores
+from synthetic import synthetic_curves, synthetic_patients, synthetic_scores
 
 from perfkit import figures, report, wording
 from perfkit.comparison import paired_tests
@@ -15,7 +15,11 @@ from perfkit.report import write_report
 
 def page_of(folder, **changes):
     options = {"scores": synthetic_scores(), "pooled_auc": {"cnn": 0.901, "expert": 0.856}}
-    return write_report(folder, **options | changes).read_text(encoding="utf-8")
+    options |= changes
+    patients = synthetic_patients(options["scores"])
+    roc, thresholds = synthetic_curves(patients)
+    options = {"patients": patients, "roc": roc, "thresholds": thresholds} | options
+    return write_report(folder, **options).read_text(encoding="utf-8")
 
 
 def text_of(page):
@@ -58,7 +62,8 @@ def full_run(tmp_path_factory):
         ],
         parameters={"lambda_rel": 0.3, "cohort": "data/<phantom>"},
         notes=["The ground truth is a DWI-like label."],
-        failures=[("case_17", "the series is constant")],
+        failures=[("case_99", "the series is constant")],
+        flow=[{"label": "in the cohort", "scans": 21, "patients": 16}],
         cohort="Simulated scans.",
     )
     return folder
@@ -83,8 +88,8 @@ def test_page_names_parameters_versions_failures_and_notebooks(full_run):
     page = (full_run / "index.html").read_text(encoding="utf-8")
     text = text_of(page)
     assert "1 scan failed" in text
-    assert "case_17: the series is constant" in text
-    assert text.index("case_17") < text.index("Table 1: how well")  # failures first
+    assert "case_99: the series is constant" in text
+    assert text.index("case_99") < text.index("Table 1: how well")  # failures first
     assert "lambda_rel 0.3" in text
     assert "data/<phantom>" in text  # escaped, not markup
     assert "numpy " + np.__version__ in text
@@ -101,9 +106,19 @@ def test_figures_come_in_the_order_of_the_paper(full_run):
         "table1",
         "fig2",
         "fig3",
+        "volumes",
+        "raincloud",
+        "roc",
+        "thresholds",
         "aif_curves",
         "training_history",
         "tests",
+        "patients",
+        "mixed",
+        "agreement",
+        "eligibility",
+        "power",
+        "cases",
         "methods",
         "notebooks",
     ]
@@ -111,12 +126,10 @@ def test_figures_come_in_the_order_of_the_paper(full_run):
 
 def test_nothing_outside_the_folder_is_asked_for(full_run):
     page = (full_run / "index.html").read_text(encoding="utf-8")
-    assert re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="([^"]*)"', page) == [
-        "data:,",
-        "plotly.min.js",
-    ]
-    assert not re.search(r"@import|url\(", page)
-    assert {path.name for path in full_run.iterdir()} == {"index.html", "plotly.min.js", "notebooks"}
+    bare = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # plotly's own text names addresses
+    assert re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="([^"]*)"', bare) == ["data:,"]
+    assert not re.search(r"@import|url\(", bare)
+    assert {path.name for path in full_run.iterdir()} == {"index.html", "notebooks"}
 
 
 def test_difference_and_its_tests_are_said_with_n_and_unit():
@@ -131,9 +144,32 @@ def test_difference_and_its_tests_are_said_with_n_and_unit():
     assert "the CNN is above it" in control
 
 
+def test_the_flow_and_every_case_are_listed_the_failed_ones_first(full_run):
+    text = text_of((full_run / "index.html").read_text(encoding="utf-8"))
+    assert "21 scans, 16 pat. in the cohort" in text
+    listed = text[text.index("Every case") :]
+    assert listed.index("case_99") < listed.index("the series is constant")
+    scores = synthetic_scores().query("matrix == 'circulant' and arm == 'expert'").sort_values("dice")
+    places = [listed.index(f" {case} p") for case in scores["case"]]
+    assert places == sorted(places)  # the worst first
+
+
+def test_the_methods_are_written_from_the_parameters(tmp_path):
+    parameters = {"lambda_rel": 0.15, "threshold": 0.3, "expert": "Dr. Who", "automatic": "shi"}
+    text = text_of(page_of(tmp_path, parameters=parameters))
+    assert "λ = 0.15 of the largest singular value" in text and "core is rCBF < 0.3." in text
+    assert "picked by Dr. Who" in text and "the method 'shi'" in text
+    assert "20 scans of 15 patients were analysed; 5 patients had more than one slab" in text
+
+
+def test_a_run_without_the_tables_of_patients_still_has_its_report(tmp_path):
+    text = text_of(page_of(tmp_path, patients=None, roc=None, thresholds=None))
+    assert "Table 1" in text and "Paired, the patient as unit" not in text and "ROC curves" not in text
+
+
 def test_report_of_one_arm_alone_says_there_is_nothing_to_test(tmp_path):
     text = text_of(page_of(tmp_path, scores=synthetic_scores(n=3, arms=("automatic",)), pooled_auc=None))
-    assert "nothing to test" in text
+    assert "nothing to test" in text and "There is nothing to compare" in text
     assert "Table 1 shows those that are" in text
 
 
@@ -211,7 +247,7 @@ def test_page_draws_every_figure_without_network(full_run, chromium_path, tmp_pa
         page.on("pageerror", lambda error: said.append(str(error)))
         page.route("**/*", only_files)
         page.goto((full_run / "index.html").as_uri())
-        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 4 * 2")
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 8 * 2")
         drawn = page.locator(".js-plotly-plot").count()
         hits = page.locator("#plot-fig3 .scatterlayer .point").count()
         images = page.locator("#plot-fig2 .hm image").count()
@@ -219,13 +255,19 @@ def test_page_draws_every_figure_without_network(full_run, chromium_path, tmp_pa
         tables = page.evaluate(
             "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
         )
+        head = page.locator("#cases th", has_text="True core")
+        head.locator("button").click()
+        volumes = page.locator("#cases tbody td:nth-child(3)").all_inner_texts()
+        order = head.get_attribute("aria-sort")
         page.locator("#plot-fig3").hover()
         buttons = page.locator(".modebar-btn").evaluate_all("all => all.map(button => button.dataset.title)")
         page.screenshot(path=tmp_path / "report.png", full_page=True)
         browser.close()
     assert said == []
+    assert order == "ascending" and volumes[-1] == "–"  # the failed case has no volume
+    assert [float(text) for text in volumes[:-1]] == sorted(float(text) for text in volumes[:-1])
     assert all(url.startswith(("file:", "data:")) for url in asked)
-    assert (drawn, hits, images) == (4, 4 * 20, 5)
+    assert (drawn, hits, images) == (8, 4 * 20, 5)
     assert "Zoom" in buttons
     assert not any(re.search("share|cloud|edit", title, re.I) for title in buttons)  # nothing uploads images
     assert overflow <= 0

@@ -200,3 +200,16 @@ def test_progress_is_passed_on_from_the_training_alone(tmp_path, tiny_cohort, mo
     monkeypatch.setattr(study, "assemble_report", lambda folder: SimpleNamespace())
     study.run_study(tmp_path, tiny_cohort, folds=2, say=lambda line: None)
     assert [name for name, live in shown.items() if live] == ["03_train_the_aif_network"]
+
+
+def test_the_flow_counts_what_was_lost_on_the_way():
+    cohort = SimpleNamespace(patients={"a": "p", "b": "p", "c": "q", "d": "r"})
+    scans = {"a": SimpleNamespace(core=1), "b": SimpleNamespace(core=1), "c": SimpleNamespace(core=None)}
+    prepared = SimpleNamespace(scans=scans, failures={"d": "broken"})
+    rows = [("a", "expert"), ("a", "cnn"), ("b", "expert")]
+    scores = pd.DataFrame(rows, columns=["case", "arm"])
+    flow = study.cohort_flow(cohort, prepared, SimpleNamespace(scores=scores))
+    assert [(step["scans"], step["patients"]) for step in flow] == [(4, 3), (3, 2), (2, 1), (2, 1), (1, 1)]
+    assert "1 could not" in flow[1]["label"] and "1 have none" in flow[2]["label"]
+    nothing = study.cohort_flow(cohort, prepared, SimpleNamespace(scores=scores[:0]))
+    assert len(nothing) == 3

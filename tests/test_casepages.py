@@ -1,0 +1,135 @@
+"""A page per case: made from a scan, rendered again without it, damaged or odd cases said in words."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from perfkit import annotations, arms, casefiles, casepages, evaluation
+from perfkit.datasets import open_cohort
+from perfkit.maps import core_mask
+from perfkit.preprocessing import prepare_cohort
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_cohort):
+    """(folder, cohort, prepared, inputs, evaluation) of three scans."""
+    cohort = open_cohort(tiny_cohort)
+    prepared = dict(list(prepare_cohort(cohort).scans.items())[:3])
+    picks = annotations.latest(cohort.folder / "aif" / "simulated-rater.csv")
+    inputs, _ = arms.arm_inputs(prepared, picks)
+    curves = {arm: arms.curves_of(held) for arm, held in inputs.items()}
+    found = evaluation.evaluate(prepared, curves)
+    folder = tmp_path_factory.mktemp("run")
+    assert casefiles.write_cases(folder, cohort, prepared, inputs, progress=False) == {}
+    return folder, cohort, prepared, inputs, found
+
+
+def facts_of(folder, case):
+    return json.loads((folder / "cases" / case / "case.json").read_text(encoding="utf-8"))
+
+
+def test_a_case_leaves_its_pictures_curves_and_sources(run):
+    folder, _, prepared, inputs, _ = run
+    for case, scan in prepared.items():
+        facts = facts_of(folder, case)
+        assert list(facts["arms"]) == ["expert", "automatic", "brain_mean"]
+        files = {path.name for path in (folder / "cases" / case).iterdir()}
+        named = re.findall(r'"([\w.]+\.webp)"', json.dumps(facts))
+        assert set(named) == {name for name in files if name.endswith(".webp")}
+        assert not any(name.startswith(".") for name in files)
+        for name in named:
+            with Image.open(folder / "cases" / case / name) as image:
+                image.verify()
+        assert facts["arms"]["expert"]["voxels"] == len(inputs["expert"][case].voxels)
+        np.testing.assert_allclose(
+            facts["arms"]["automatic"]["aif"], inputs["automatic"][case].curve, atol=1e-3
+        )
+        assert facts["core_ml"] == pytest.approx(scan.core.sum() * np.prod(scan.spacing) / 1000)
+        core = scan.core[..., facts["slice"]]
+        assert core.sum() == scan.core.sum(axis=(0, 1)).max()
+
+
+def test_the_core_drawn_is_the_core_scored(run, tmp_path, monkeypatch):
+    """One slice mapped alone gives the same core as the whole scan."""
+    _, cohort, prepared, inputs, _ = run
+    case, scan = next(iter(prepared.items()))
+    drawn = []
+    monkeypatch.setattr(casefiles, "core_mask", lambda *given: drawn.append(core_mask(*given)) or drawn[-1])
+    casefiles.write_case(tmp_path / "c", cohort[case].ctp, scan, {"expert": inputs["expert"][case]})
+    z = int(np.argmax(scan.core.sum(axis=(0, 1))))
+    whole = (arms.rcbf_map(scan, inputs["expert"][case].curve) < 0.38) & scan.brain
+    assert whole[..., z].any() and np.array_equal(drawn[0], whole[..., z])
+
+
+def test_pages_are_made_again_from_what_was_left(run):
+    folder, _, prepared, _, found = run
+    order = list(prepared)[::-1]
+    links = casepages.render_cases(folder, found.scores, order)
+    assert list(links) == order
+    middle = (folder / links[order[1]]).read_text(encoding="utf-8")
+    assert f'href="../{order[0]}/index.html"' in middle and f'href="../{order[2]}/index.html"' in middle
+    assert 'href="../../index.html#cases"' in middle
+    row = found.scores.query("case == @order[1] and arm == 'expert' and matrix == 'volterra'").iloc[0]
+    assert f"{row['dice']:.3f}" in middle and f"{row['hd95_mm']:.1f}" in middle
+    assert not re.search(r'(?:src|href)="https?:', middle)
+    for name in re.findall(r'(?:href="|url\()([\w.]+\.webp)', middle):
+        assert (folder / "cases" / order[1] / name).exists()
+    casepages.render_cases(folder, found.scores, order)
+    assert (folder / links[order[1]]).read_text(encoding="utf-8") == middle
+
+
+def test_a_case_without_a_core_or_with_an_arm_that_fails_has_a_page_that_says_so(run, tmp_path):
+    _, cohort, prepared, inputs, found = run
+    case, scan = next(iter(prepared.items()))
+    given = {"expert": inputs["expert"][case], "cnn": np.zeros(scan.concentration.shape[-1])}
+    casefiles.write_case(tmp_path / case, cohort[case].ctp, replace(scan, core=None), given)
+    page = casepages.render_case(tmp_path / case, found.scores[:0], home="../index.html")
+    text = page.read_text(encoding="utf-8")
+    assert "The core of this scan is not known" in text
+    assert re.search(r"CNN AIF: .*zero", text)
+    assert "Numbers" not in text
+
+
+def test_a_scan_that_cannot_be_shown_is_reported_and_the_others_go_on(run, tmp_path):
+    _, cohort, prepared, inputs, _ = run
+    first, second, _ = prepared
+
+    class Broken(dict):
+        def __getitem__(self, name):
+            if name == first:
+                raise ValueError("the file ends early")
+            return cohort[name]
+
+    failed = casefiles.write_cases(tmp_path, Broken(), prepared, inputs, progress=False)
+    assert failed == {first: "the file ends early"}
+    assert (tmp_path / "cases" / second / "case.json").exists()
+
+
+def test_damaged_facts_are_named(run, tmp_path):
+    (tmp_path / "case.json").write_text("{")
+    with pytest.raises(ValueError, match=r"case\.json is damaged .*Run notebook 04 again"):
+        casepages.render_case(tmp_path, pd.DataFrame(), home="")
+
+
+@pytest.mark.parametrize(
+    "case, safe", [("case_1", True), ("sub-01_ses-2", True), ("a/b", False), ("..", False), ("ä ö", False)]
+)
+def test_page_names_are_safe_and_differ(case, safe):
+    name = casefiles.page_name(case)
+    assert (name == case) is safe
+    assert re.fullmatch(r"[\w.-]+", name) and name.strip(".")
+    assert casefiles.page_name("a_b") != casefiles.page_name("a/b") != casefiles.page_name("a b")
+
+
+def test_words_of_a_case_are_escaped(run, tmp_path):
+    _, cohort, prepared, inputs, found = run
+    case, scan = next(iter(prepared.items()))
+    odd = replace(scan, notes=("<script>alert(1)</script>",), patient="<b>p</b>")
+    casefiles.write_case(tmp_path / case, cohort[case].ctp, odd, {"expert": inputs["expert"][case]})
+    page = casepages.render_case(tmp_path / case, found.scores[:0], home="").read_text(encoding="utf-8")
+    assert "<script>alert" not in page and "<b>p</b>" not in page
