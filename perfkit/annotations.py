@@ -1,7 +1,8 @@
 """The store of picked AIFs: one plain CSV file per rater, readable in a spreadsheet, good in a git diff.
 
 A pick is one line that is appended and forced to disk in one write; no line is ever rewritten. The latest
-pick of a case counts, and a pick without voxels withdraws what came before. A line that cannot be read is
+pick of a case counts, and a pick without voxels withdraws what came before; with a comment it may also say
+why a case has none. A line that cannot be read is
 reported with its number, left as it is, and skipped.
 
 Writers take turns (``perfkit.durable``), so that a torn line and the next pick cannot meet. Readers take no
@@ -23,6 +24,8 @@ from perfkit import durable
 
 VERSION = 1  # of the file format
 COLUMNS = ("case", "voxels", "vof_voxels", "time", "comment", "version")
+
+LONGEST_NAME = 50  # our choice: 4 bytes a letter and the lock's name beside it stay below 255 bytes
 
 Voxel = tuple[int, int, int]
 
@@ -145,7 +148,8 @@ def standing(path: str | Path) -> dict[str, Pick]:
 
     Returns
     -------
-    Case id -> pick that counts, as for ``latest``; one without any voxels is a withdrawal.
+    Case id -> pick that counts, as for ``latest``; one without any voxels is a withdrawal, or a comment on
+    a case that was not picked.
     """
     found: dict[str, Pick] = {}
     for pick in read(path):
@@ -162,7 +166,16 @@ def rater_file(cohort_folder: str | Path, rater: str, aif_root: str | Path) -> P
     cohort_folder : folder of the cohort; its name is the cohort's.
     rater : name of the rater: letters, digits, blanks, ``.``, ``-``, ``_``.
     aif_root : folder of all picks, ``data/aif`` in the repository.
+
+    Raises
+    ------
+    ValueError : no file can have this name.
     """
+    if not isinstance(rater, str) or len(rater) > LONGEST_NAME:
+        raise ValueError(
+            f"A rater's name becomes a file name of {LONGEST_NAME} characters at most: "
+            f"{len(str(rater))} came. Try initials."
+        )
     if not re.fullmatch(r"\w[\w .\-]*", rater):
         raise ValueError(
             f"A rater's name becomes a file name: {rater!r} has other characters than letters, digits, "
@@ -223,7 +236,7 @@ def _voxels(triples: Iterable) -> tuple[Voxel, ...]:
     try:
         triples = [list(triple) for triple in triples]
         voxels = tuple(tuple(int(i) for i in triple) for triple in triples)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"A voxel is three whole numbers x y z: {triples!r} came.") from None
     for voxel, triple in zip(voxels, triples, strict=True):
         whole = all(isinstance(i, str) or i == int(i) for i in triple)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import warnings
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -24,10 +26,16 @@ class AIFPicker:
     ----------
     case : prepared scan, or Case (then the curves are taken as measured, not smoothed, and there is no rCBF).
     rater : name of the rater; default: the name of the file.
-    path : CSV file of the rater's picks (``annotations.rater_file`` names it); needed to save.
+    path : CSV file of the rater's picks (``annotations.rater_file`` names it); needed to save. What stands
+        there for this case is taken over.
     measured : Case of the same scan. A prepared scan is empty outside the brain mask, where large arteries
         may lie: with it, curves outside are taken as measured.
     autosave : write every change to the file at once. Without ``path`` nothing can be saved.
+
+    Raises
+    ------
+    TypeError : ``case`` is no scan.
+    ValueError : the file is none of picks, or holds a pick of another scan under this id.
 
     Examples
     --------
@@ -38,6 +46,11 @@ class AIFPicker:
     def __init__(
         self, case, rater: str = "", path: str | Path | None = None, *, measured=None, autosave=True
     ):
+        if any(not hasattr(case, name) for name in ("id", "dt", "affine", "brain")):
+            raise TypeError(
+                f"A picker takes one scan, prepared or a Case as read: {type(case).__name__} came. "
+                "Try prepare(cohort['case_1'])."
+            )
         self.case, self.measured = case, measured
         self.id, self.dt, self.affine, self.brain = case.id, case.dt, case.affine, case.brain
         self.concentration, self.baseline = _series(case)
@@ -50,9 +63,12 @@ class AIFPicker:
         self._opened = time.monotonic()
         self._states = [dict.fromkeys(KINDS, ())]
         self._now = 0
+        self._comments: dict[int, str] = {}  # step -> comment, where two picks met
+        self._base: annotations.Pick | None = None  # what stood in the file when it was last read or written
         self._rcbf = (None, None)  # voxels -> map, of the latest AIF
         self.suggestions = ()  # suggestions.Suggestion, as ``suggest`` or the widget found them
         self._view = None
+        self.load()
 
     @property
     def voxels(self) -> tuple[annotations.Voxel, ...]:
@@ -139,6 +155,7 @@ class AIFPicker:
         ------
         ValueError : a voxel outside the volume, too many of them, an unknown kind or way. Nothing changes.
         OSError : the change is made but could not be saved.
+        RuntimeError : the case was picked elsewhere meanwhile, see ``save``.
         """
         if kind not in KINDS or way not in WAYS:
             raise ValueError(
@@ -179,16 +196,23 @@ class AIFPicker:
         found = [s for s in self.suggestions if s.number == number]
         if not found:
             numbers = ", ".join(str(s.number) for s in self.suggestions) or "none; call suggest() first"
-            raise ValueError(f"There is no suggestion {number}. There are: {numbers}.")
+            raise ValueError(f"There is no suggestion {number!r}. There are, by whole number: {numbers}.")
         return self.pick_roi(found[0].voxels, found[0].kind, way="only")
 
     def note(self, comment: str) -> AIFPicker:
-        """Comment on the pick; saved like a pick where something is picked, else with the next one."""
+        """Comment on the case, picked or not; saved like a pick.
+
+        Raises
+        ------
+        TypeError : it is no text.
+        """
+        if not isinstance(comment, str):
+            raise TypeError(f"A comment is text: {comment!r} came.")
         comment = " ".join(comment.split())
         if comment != self.comment:
             self.comment = comment
-            if self.voxels or self.vof_voxels:
-                self._go(self._now)
+            self._comments.clear()
+            self._go(self._now)
         return self
 
     def clear(self) -> AIFPicker:
@@ -202,6 +226,16 @@ class AIFPicker:
     def redo(self) -> AIFPicker:
         """Go one step forward again, if there is one."""
         return self._go(self._now + 1)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether something is held that is not on disk: a voxel, a comment, or a withdrawal."""
+        return not self.saved and bool(self.path or self.holds)
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is a voxel or a comment."""
+        return bool(self.voxels or self.vof_voxels or self.comment)
 
     @property
     def can_undo(self) -> bool:
@@ -226,15 +260,22 @@ class AIFPicker:
 
         Raises
         ------
-        ValueError : there is no file to save in.
+        ValueError : there is no file to save in, or it is none of picks.
         OSError : it could not be written; the picks are still held.
+        RuntimeError : the case was picked elsewhere since it was read here. Nothing was saved: the other
+            pick is taken over, and undo brings back the one made here and saves it.
         """
         if self.path is None:
             raise ValueError("A pick needs a file to be saved in: give path= when making the AIFPicker.")
         self.comment = self.comment if comment is None else comment
-        pick = annotations.Pick(self.id, self.voxels, self.vof_voxels, comment=self.comment)
+        found = self._standing()
+        if found not in (None, self._base) and not self._same(found):
+            self._yield_to(found)
+        pick = annotations.Pick(
+            self.id, self.voxels, self.vof_voxels, time=_not_before(found), comment=self.comment
+        )
         annotations.append(self.path, pick)
-        self.saved = True
+        self._base, self.saved = pick, True
         self._redraw()
         return self.path
 
@@ -245,17 +286,52 @@ class AIFPicker:
         """
         if self.path is None or not self.path.exists():
             return False
-        pick = annotations.latest(self.path).get(self.id)
-        if pick is None:
+        found = annotations.standing(self.path).get(self.id)
+        if found is None:
             return False
-        self._check_inside([*pick.voxels, *pick.vof_voxels])
-        loaded = {"aif": pick.voxels, "vof": pick.vof_voxels}
-        before = self._states[: self._now + 1] if self.voxels or self.vof_voxels else []
-        self._states = [*before, loaded]
-        self._now = len(self._states) - 1
-        self.comment, self.saved = pick.comment, True
+        if not (found.voxels or found.vof_voxels):
+            self._base = found
+            if not self.holds:
+                self.comment = found.comment
+            return False
+        self._take(found)
         self._redraw()
         return True
+
+    def sign(self, rater: str, path: str | Path) -> str:
+        """Give the picks another rater and file, without saving yet.
+
+        Where nothing is held, the rater's recorded pick is taken over; else it is one undo away.
+
+        Returns
+        -------
+        What is to be told of an earlier pick; ``""`` where there is nothing.
+        """
+        self.rater, self.path = rater, Path(path)
+        self._base = found = self._standing()
+        if found is None or not (found.voxels or found.vof_voxels):
+            self.saved = not self.holds
+            self.comment = self.comment or (found.comment if found and not self.holds else "")
+            return ""
+        mine, comment = self._states[self._now], self.comment
+        try:
+            self._take(found)
+        except ValueError as error:
+            self.saved = not self.holds
+            return f"The recorded pick of {self.id} was not taken over. {error}"
+        if not any(mine.values()):
+            self.comment = comment or self.comment
+            self.saved = self.comment == found.comment
+            return ""
+        if self._states[self._now] == mine:
+            self.comment = comment or self.comment
+            self.saved = self.comment == found.comment
+            return ""
+        recorded = self._states.pop()
+        self._states.insert(-1, recorded)
+        self._comments = {self._now - 1: found.comment, self._now: comment}
+        self.comment, self.saved = comment, False
+        return f"{_told(found)} by {rater} before: the pick made here replaces it, undo brings it back."
 
     @property
     def summary(self) -> str:
@@ -271,7 +347,11 @@ class AIFPicker:
 
     def mean_curve(self, voxels):
         """Average the curves at voxels (n, 3), (T,) HU above baseline."""
-        return self._mean(tuple(map(tuple, np.asarray(voxels, int).tolist()))).curve
+        voxels = annotations.Pick(self.id, voxels).voxels
+        if not voxels:
+            raise ValueError("A mean needs one voxel x y z or more: none came.")
+        self._check_inside(voxels)
+        return self._mean(voxels).curve
 
     def slice_curves(self, z: int):
         """Read the curves of a slice, (X, Y, T) HU above baseline; outside the brain as measured."""
@@ -319,11 +399,13 @@ class AIFPicker:
 
     def _change(self, changed: dict) -> AIFPicker:
         self._states = [*self._states[: self._now + 1], self._states[self._now] | changed]
+        self._comments.pop(self._now + 1, None)
         return self._go(self._now + 1)
 
     def _go(self, step: int) -> AIFPicker:
         if 0 <= step < len(self._states):
             self._now, self.saved = step, False
+            self.comment = self._comments.get(step, self.comment)
             self.seconds = time.monotonic() - self._opened
             if self.autosave and self.path is not None:
                 self._autosave()
@@ -334,9 +416,39 @@ class AIFPicker:
     def _autosave(self) -> None:
         try:
             self.save()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._redraw()
             raise OSError(f"{error} The pick is kept here but is not on disk: save again.") from error
+
+    def _standing(self) -> annotations.Pick | None:
+        """What the rater's file says of this case; lines that cannot be read were told when it was opened."""
+        if self.path is None or not self.path.exists():
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", annotations.AnnotationWarning)
+            return annotations.standing(self.path).get(self.id)
+
+    def _same(self, pick: annotations.Pick) -> bool:
+        return (pick.voxels, pick.vof_voxels) == (self.voxels, self.vof_voxels)
+
+    def _take(self, pick: annotations.Pick) -> None:
+        """Put a recorded pick in place; what was here stays one undo away."""
+        self._base = pick
+        self._check_inside([*pick.voxels, *pick.vof_voxels])
+        if not self._same(pick):
+            before = self._states[: self._now + 1] if self.voxels or self.vof_voxels else []
+            self._states = [*before, {"aif": pick.voxels, "vof": pick.vof_voxels}]
+            self._now = len(before)
+            self._comments = {self._now - 1: self.comment, self._now: pick.comment} if before else {}
+        self.comment, self.saved = pick.comment, True
+
+    def _yield_to(self, found: annotations.Pick) -> None:
+        self._take(found)
+        self._redraw()
+        raise RuntimeError(
+            f"{_told(found)} elsewhere: that is shown now, and the pick made here was not saved. "
+            "Undo brings it back and saves it."
+        )
 
     def _redraw(self) -> None:
         if self._view is not None:
@@ -349,3 +461,19 @@ def _series(case):
         return case.concentration, case.baseline
     mean = case.ctp[case.brain].mean(axis=0, dtype=np.float64)
     return curves.enhancement(case.ctp, curves.n_baseline(mean, case.dt))
+
+
+def _told(pick: annotations.Pick) -> str:
+    """Name a pick: "case_1 was picked at 2020-10-04 09:30:00 UTC (3 voxels)"."""
+    n = len(pick.voxels) + len(pick.vof_voxels)
+    when = annotations.instant(pick.time).astimezone(UTC)
+    what = f"was picked at {when:%Y-%m-%d %H:%M:%S} UTC ({n} voxel{'s' * (n != 1)})"
+    return f"{pick.case} {what if n else f'was emptied at {when:%Y-%m-%d %H:%M:%S} UTC'}"
+
+
+def _not_before(found: annotations.Pick | None) -> str:
+    """Now, or the time of what it replaces and a bit later where another clock was ahead."""
+    now = datetime.now(UTC)
+    if found is not None:
+        now = max(now, annotations.instant(found.time) + timedelta(milliseconds=1))
+    return now.isoformat(timespec="milliseconds")

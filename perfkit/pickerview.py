@@ -23,6 +23,7 @@ STATIC = Path(__file__).parent / "static"
 STEPS_PER_HU = 16  # our choice: 1/16 HU is far below the noise and leaves a range of ±2047 HU
 STEPS_PER_RCBF = 100  # our choice: a byte then reaches 2.5 times healthy flow
 OUTSIDE = 255  # the byte of a voxel outside the brain
+QUIET = ("slice", "rcbf", "suggest", "ping")  # the browser asks by itself: what was said stays
 
 
 class PickerView(anywidget.AnyWidget):
@@ -43,8 +44,9 @@ class PickerView(anywidget.AnyWidget):
             session._view = self
         self.on_msg(self._answer)
 
-    def refresh(self) -> None:
-        """Show the present state of the picker."""
+    def refresh(self, said: str = "") -> None:
+        """Show the present state of the picker, and what is to be said of the latest action."""
+        self._said = said
         self.state = self._state()
 
     def show(self, picker) -> None:
@@ -60,12 +62,18 @@ class PickerView(anywidget.AnyWidget):
         return None
 
     def _answer(self, _widget, message: dict, buffers) -> None:
-        self._said = ""
+        if "n" in message:  # the browser wants to know that somebody listens
+            self.send({"heard": message["n"]})
+        wanted = str(message.get("do"))
+        notes = [] if self.session is None else self.session.notes
+        before, said = len(notes), ""
         try:
-            getattr(self, "_do_" + str(message.get("do")), self._ignore)(message)
-        except (ValueError, OSError) as error:
-            self._said = str(error)
-            self.refresh()
+            getattr(self, "_do_" + wanted, self._ignore)(message)
+        except (ValueError, OSError, RuntimeError, TypeError) as error:
+            said = str(error)
+        said = " ".join(dict.fromkeys([*notes[before:], *filter(None, [said])]))
+        if said or (self._said and wanted not in QUIET):
+            self.refresh(said)
 
     def _ignore(self, message: dict) -> None:
         """A browser that is newer or older than this kernel asks for what is not known."""
@@ -74,6 +82,7 @@ class PickerView(anywidget.AnyWidget):
         z = int(message["z"])
         arrays = self.picker.slice_curves(z), self.picker.baseline[:, :, z]
         buffers = [_as_int16(array.swapaxes(0, 1)).tobytes() for array in arrays]
+        buffers.append(self.picker.brain[:, :, z].astype(np.uint8).swapaxes(0, 1).tobytes())
         self.send({"slice": z, "visit": self._visit}, buffers)
 
     def _do_suggest(self, _message: dict) -> None:
@@ -134,14 +143,10 @@ class PickerView(anywidget.AnyWidget):
     def _do_go(self, message: dict) -> None:
         if self.session is None:
             return
-        before = len(self.session.notes)
         if "case" in message:
             self.session.go(message["case"])
         else:
             self.session.next() if message["by"] > 0 else self.session.previous()
-        self._said = " ".join(self.session.notes[before:])
-        if self._said:
-            self.refresh()
 
     def _state(self) -> dict:
         state = _state(self.picker) | {"problem": self._said}
@@ -193,7 +198,7 @@ def _state(picker) -> dict:
         "warnings": _warnings(found["aif"], quality["aif"]),
         "summary": picker.summary,
         "comment": picker.comment,
-        "saved": picker.saved,
+        "saved": not picker.unsaved,
         "can_save": picker.path is not None,
         "can_undo": picker.can_undo,
         "can_redo": picker.can_redo,

@@ -50,7 +50,7 @@ class PickingSession:
         self._picked: set[str] = set()
         self._view = None
         if rater:
-            self._open_file(rater)
+            self._use(rater, *self._read_file(rater))
         self.picker = self._first(case)
 
     @property
@@ -60,14 +60,20 @@ class PickingSession:
 
     @property
     def picked(self) -> set[str]:
-        """Ids of the cases this rater has picked, on disk or at hand."""
-        at_hand = {name for name, picker in self.pickers.items() if picker.voxels}
+        """Ids of the cases this rater has picked, as they are on disk."""
+        at_hand = {name for name, picker in self.pickers.items() if picker.voxels and not picker.unsaved}
         return {*(self._picked - set(self.pickers)), *at_hand} & set(self.cohort.ids)
 
     @property
+    def unsaved(self) -> tuple[str, ...]:
+        """Ids of the cases with something that is not on disk."""
+        return tuple(name for name, picker in self.pickers.items() if picker.unsaved)
+
+    @property
     def progress(self) -> str:
-        """Say how many cases are picked: "12 of 94 picked"."""
-        return f"{len(self.picked)} of {len(self.cohort)} picked"
+        """Say how many cases are picked: "12 of 94 picked", and how many of them are not on disk."""
+        n = len(self.unsaved)
+        return f"{len(self.picked)} of {len(self.cohort)} picked" + f", {n} not saved" * bool(n)
 
     @property
     def table(self):
@@ -88,29 +94,37 @@ class PickingSession:
         """Give the rater's name: from now on every change is on disk.
 
         What was picked before the name was given is saved at once. Another name opens another file; picks
-        made under the old name stay there.
+        made under the old name stay there. What could not be saved under the old name goes with the new one.
+        ``notes`` tells of earlier picks that are replaced.
 
         Parameters
         ----------
         rater : letters, digits, blanks, ``.``, ``-``, ``_``.
+
+        Raises
+        ------
+        ValueError : a name no file can have, or a file that is none of picks. The old name stays.
+        OSError : the file cannot be read: the old name stays; or not everything could be saved: it is held,
+            and the same name given again saves it.
         """
-        if rater == self.rater:
-            return self
-        anonymous = not self.rater
-        self._open_file(rater)
-        for name in list(self.pickers):
-            picker = self.pickers[name]
-            if not anonymous:  # another rater starts with what is on disk, not with a colleague's voxels
-                case, measured = picker.case, picker.measured
-                picker = self.pickers[name] = self._picker(case, measured)
-                continue
-            picker.path, picker.rater = self.path, self.rater
-            if picker.voxels or picker.vof_voxels:
-                picker.save()
-            else:
-                picker.load()
-        self.picker = self.pickers[self.picker.id]
+        if rater != self.rater:
+            opened = self._read_file(rater)
+            self._save_all()  # under the old name, as far as it can be had
+            carried = [name for name in self.unsaved if self.pickers[name].holds]
+            self._tell_of_lost_withdrawals(carried)
+            self._use(rater, *opened)
+            for name, picker in self.pickers.items():
+                if name in carried:
+                    self.notes += filter(None, [picker.sign(rater, self.path)])
+                else:
+                    self.pickers[name] = self._picker(picker.case, picker.measured)
+            self.picker = self.pickers[self.picker.id]
+        failed = self._save_all()
         self._show()
+        if failed:
+            raise OSError(
+                f"{' '.join(dict.fromkeys(failed))} Nothing is lost: give the name again to save it."
+            )
         return self
 
     def go(self, case: str) -> AIFPicker:
@@ -153,16 +167,37 @@ class PickingSession:
 
         return PickerView(self.picker, session=self)
 
-    def _open_file(self, rater: str) -> None:
-        self.path = annotations.rater_file(self.cohort.folder, rater, self.root)
-        self.rater = rater
-        self._picked = set()
-        if self.path.exists():
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", annotations.AnnotationWarning)
-                latest = annotations.latest(self.path)
-            self.notes += [str(warning.message) for warning in caught]
-            self._picked = {name for name, pick in latest.items() if pick.voxels}
+    def _read_file(self, rater: str) -> tuple[Path, set[str], list[str]]:
+        """Path of a rater's file, the cases picked in it, what is to be told of it; changes nothing."""
+        path = annotations.rater_file(self.cohort.folder, rater, self.root)
+        if not path.exists():
+            return path, set(), []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", annotations.AnnotationWarning)
+            latest = annotations.latest(path)
+        picked = {name for name, pick in latest.items() if pick.voxels}
+        return path, picked, [str(warning.message) for warning in caught]
+
+    def _use(self, rater: str, path: Path, picked: set[str], notes: list[str]) -> None:
+        self.rater, self.path, self._picked = rater, path, picked
+        self.notes += notes
+
+    def _save_all(self) -> list[str]:
+        """Save what is not on disk; returns why something is still not."""
+        failed = []
+        for name in self.unsaved if self.path else ():
+            try:
+                self.pickers[name].save()
+            except RuntimeError as error:  # picked elsewhere: that stands on disk
+                self.notes.append(str(error))
+            except (OSError, ValueError) as error:
+                failed.append(str(error))
+        return failed
+
+    def _tell_of_lost_withdrawals(self, carried: list[str]) -> None:
+        for name in set(self.unsaved) - set(carried):
+            if self.path is not None:
+                self.notes.append(f"{name}: its withdrawal could not be saved for {self.rater}.")
 
     def _first(self, case: str) -> AIFPicker:
         if case:
@@ -218,23 +253,18 @@ class PickingSession:
             future.set_exception(error)
 
     def _picker(self, prepared, measured) -> AIFPicker:
-        picker = AIFPicker(prepared, self.rater, self.path, measured=measured)
-        with warnings.catch_warnings():  # unreadable lines were told when the file was opened
-            warnings.simplefilter("ignore", annotations.AnnotationWarning)
-            try:
-                picker.load()
-            except ValueError as error:
-                self.notes.append(f"The recorded pick of {prepared.id} was not taken over. {error}")
+        picker = AIFPicker(prepared, measured=measured)
+        if self.path is not None:
+            self.notes += filter(None, [picker.sign(self.rater, self.path)])
         return picker
 
     def _forget(self) -> None:
         """Let go of the cases seen longest ago; what they hold is on disk."""
-        for name in [n for n, picker in self.pickers.items() if picker.saved or self.path is None]:
+        for name in [n for n, picker in self.pickers.items() if not picker.unsaved]:
             if len(self.pickers) <= KEPT:
                 break
-            if self.path is None and self.pickers[name].voxels:
-                continue  # nothing of it is on disk yet
-            del self.pickers[name]
+            picked = self.pickers.pop(name).voxels
+            (self._picked.add if picked else self._picked.discard)(name)
 
     def _seconds(self) -> dict[str, float]:
         at_hand = {name: p.seconds for name, p in self.pickers.items() if p.seconds and p.voxels}

@@ -336,3 +336,11 @@ def test_data_paths_of_notebooks_hold_wherever_the_kernel_starts(tmp_path, monke
     assert paths.resolve("../data/runs/x") == tmp_path / "data" / "runs" / "x"
     assert paths.resolve("runs/x") == tmp_path / "runs" / "x"
     assert paths.resolve("/runs/x").parts[-2:] == ("runs", "x")
+
+
+def test_a_raters_name_has_room_for_its_lock(tmp_path):
+    path = annotations.rater_file("cohort", "é" * 50, tmp_path)
+    annotations.append(path, Pick("case_1", ((1, 2, 3),)))
+    assert path.exists()
+    with pytest.raises(ValueError, match="50 characters at most: 51 came"):
+        annotations.rater_file("cohort", "x" * 51, tmp_path)

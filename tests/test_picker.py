@@ -223,9 +223,10 @@ def test_the_widget_answers_the_browser(picker, scan, monkeypatch):
     view = picker.widget()
     sent = answers(view, monkeypatch)
     view._answer(view, {"do": "slice", "z": 1}, [])
-    (content, (curves, baseline)) = sent[0]
+    (content, (curves, baseline, brain)) = sent[0]
     curves = np.frombuffer(curves, "<i2").reshape(6, 8, 12) / 16
     np.testing.assert_allclose(curves, scan.concentration[:, :, 1].swapaxes(0, 1), atol=1 / 31)
+    assert np.frombuffer(brain, np.uint8).reshape(6, 8).all()
     assert content == {"slice": 1, "visit": 0} and set(np.frombuffer(baseline, "<i2")) == {35 * 16}
     view._answer(view, {"do": "pick", "voxels": [[3, 1, 0]], "kind": "aif"}, [])
     assert picker.voxels == ((3, 1, 0),)
@@ -284,3 +285,56 @@ def test_a_curve_of_noise_is_warned_about_not_fitted_silently(picker):
         warnings.simplefilter("error")
         picker.pick(1, 2, 0)
     assert picker.aif_quality.warnings and picker.widget().state["warnings"]
+
+
+def test_a_pick_that_stands_in_the_file_is_taken_over_not_withdrawn(picker, scan):
+    picker.pick(1, 2, 0)
+    again = AIFPicker(scan, path=picker.path)
+    again.save()
+    assert again.voxels == annotations.latest(picker.path)["case_1"].voxels == ((1, 2, 0),)
+
+
+def test_a_later_pick_counts_though_the_clock_of_the_earlier_was_ahead(picker, scan):
+    annotations.append(picker.path, Pick("case_1", ((1, 1, 1),), time="2999-01-01T00:00:00.000400+00:00"))
+    ahead = AIFPicker(scan, path=picker.path).pick(2, 2, 0)
+    assert annotations.latest(picker.path)["case_1"].voxels == ahead.voxels == ((1, 1, 1), (2, 2, 0))
+
+
+def test_a_comment_without_a_voxel_is_stored_and_counts_as_no_pick(picker, scan):
+    picker.note("no artery in this slab")
+    assert annotations.latest(picker.path) == {} and picker.saved
+    assert annotations.standing(picker.path)["case_1"].comment == "no artery in this slab"
+    assert AIFPicker(scan, path=picker.path).comment == "no artery in this slab"
+    assert AIFPicker(scan).note("no artery").unsaved
+
+
+def test_a_file_damaged_meanwhile_keeps_the_pick_and_says_so(picker):
+    picker.pick(1, 2, 0)
+    good = picker.path.read_text()
+    picker.path.write_text("somebody;else\n")
+    with pytest.raises(OSError, match=r"not a file of picks.*kept here"):
+        picker.pick(2, 2, 0)
+    assert len(picker.voxels) == 2 and picker.unsaved
+    assert picker.path.read_text() == "somebody;else\n"
+    picker.path.write_text(good)
+    picker.save()
+    assert len(annotations.latest(picker.path)["case_1"].voxels) == 2
+
+
+@pytest.mark.parametrize("case", [None, "case_1", [1, 2]])
+def test_what_is_no_scan_is_refused_in_words(case):
+    with pytest.raises(TypeError, match="takes one scan"):
+        AIFPicker(case)
+
+
+def test_slips_of_the_keyboard_are_refused_in_words(picker):
+    with pytest.raises(ValueError, match="whole numbers"):
+        picker.pick(float("inf"), 0, 0)
+    with pytest.raises(TypeError, match="5 came"):
+        picker.note(5)
+    with pytest.raises(ValueError, match="none came"):
+        picker.mean_curve([])
+    with pytest.raises(ValueError, match="inside the volume"):
+        picker.mean_curve([(99, 0, 0)])
+    with pytest.raises(ValueError, match=r"'1'.*whole number"):
+        picker.accept("1")

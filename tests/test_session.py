@@ -156,3 +156,181 @@ def test_the_view_follows_the_session(session, cohort):
     assert "nowhere" in view.state["problem"] and view.scan["id"] == cohort.ids[1]
     session.picker.pick(1, 1, 1)
     assert view.state["aif"] == [[1, 1, 1]]
+
+
+@pytest.fixture
+def unwritable(monkeypatch):
+    """Refuse what goes to the files of these raters."""
+    refused, append = set(), annotations.append
+
+    def append_unless_refused(path, pick):
+        if path.stem in refused:
+            raise PermissionError(f"{path} may not be written. Take another name.")
+        append(path, pick)
+
+    monkeypatch.setattr(annotations, "append", append_unless_refused)
+    return refused
+
+
+def test_a_pick_that_cannot_be_saved_goes_with_another_name(session, cohort, unwritable):
+    unwritable.add("mh")
+    with pytest.raises(OSError, match="not on disk"):
+        session.picker.pick(3, 4, 0)
+    assert session.progress == "0 of 6 picked, 1 not saved" and session.unsaved == (cohort.ids[0],)
+    session.sign("mh2")
+    assert session.picker.voxels == ((3, 4, 0),) and not session.unsaved
+    assert on_disk(session, "mh2") == {cohort.ids[0]: ((3, 4, 0),)} and on_disk(session) == {}
+
+
+def test_a_pick_that_can_be_saved_by_now_stays_with_its_rater(session, cohort, unwritable):
+    unwritable.add("mh")
+    with pytest.raises(OSError):
+        session.picker.pick(3, 4, 0)
+    unwritable.clear()
+    session.sign("zz")
+    assert on_disk(session) == {cohort.ids[0]: ((3, 4, 0),)} and session.picker.voxels == ()
+
+
+def test_a_withdrawal_that_cannot_be_saved_takes_nothing_from_another_rater(session, cohort, unwritable):
+    case = cohort.ids[0]
+    path = annotations.rater_file(cohort.folder, "zz", session.root)
+    annotations.append(path, annotations.Pick(case, ((7, 7, 0),)))
+    session.picker.pick(3, 4, 0)
+    unwritable.add("mh")
+    with pytest.raises(OSError):
+        session.picker.clear()
+    session.sign("zz")
+    assert session.picker.voxels == ((7, 7, 0),) and on_disk(session, "zz") == {case: ((7, 7, 0),)}
+    assert "withdrawal could not be saved for mh" in session.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "junk"])
+def test_a_name_that_fails_costs_no_pick_made_without_one(cohort, tmp_path, name):
+    session = PickingSession(cohort, root=tmp_path)
+    session.picker.pick(3, 4, 0)
+    junk = annotations.rater_file(cohort.folder, "junk", tmp_path)
+    junk.parent.mkdir(parents=True)
+    junk.write_text("a;b;c\n1;2;3\n")
+    with pytest.raises(ValueError, match=r"50 characters|not a file of picks"):
+        session.sign(name)
+    assert (session.rater, session.path) == ("", None)
+    session.sign("ab")
+    assert on_disk(session, "ab") == {cohort.ids[0]: ((3, 4, 0),)}
+
+
+@pytest.mark.parametrize("again", ["ab", "cd"])
+def test_a_half_done_signature_is_repeated_until_all_is_on_disk(cohort, tmp_path, monkeypatch, again):
+    session = PickingSession(cohort, root=tmp_path)
+    session.picker.pick(3, 4, 0)
+    session.next().pick(5, 5, 1)
+    append, calls = annotations.append, []
+
+    def fails_second(path, pick):
+        calls.append(pick)
+        if len(calls) > 1:
+            raise OSError("The disk is full.")
+        append(path, pick)
+
+    monkeypatch.setattr(annotations, "append", fails_second)
+    with pytest.raises(OSError, match=r"full.*name again"):
+        session.sign("ab")
+    assert session.unsaved == (cohort.ids[1],)
+    with pytest.raises(OSError, match="full"):
+        session.sign("ab")
+    monkeypatch.undo()
+    session.sign(again)
+    assert not session.unsaved
+    assert on_disk(session, "ab") | on_disk(session, again) == {
+        cohort.ids[0]: ((3, 4, 0),),
+        cohort.ids[1]: ((5, 5, 1),),
+    }
+
+
+def test_progress_counts_the_picks_of_cases_that_were_let_go(session, cohort):
+    for name in cohort.ids:
+        session.go(name).pick(3, 4, 0)
+    assert session.progress == "6 of 6 picked" and len(session.pickers) == KEPT
+    view = session.widget()
+    assert all(picked for _, picked, _ in view.state["cases"])
+    session.go(cohort.ids[0]).clear()
+    for name in cohort.ids[1:]:
+        session.go(name)
+    assert session.progress == "5 of 6 picked"
+
+
+def test_nothing_counts_as_picked_before_it_is_on_disk(cohort, tmp_path):
+    session = PickingSession(cohort, root=tmp_path)
+    session.picker.pick(3, 4, 0)
+    assert session.progress == "0 of 6 picked, 1 not saved"
+    assert session.widget().state["cases"][0] == [cohort.ids[0], False, False]
+    assert session.sign("ab").progress == "1 of 6 picked"
+
+
+def test_a_vof_and_a_comment_alone_are_kept_until_the_name_is_given(cohort, tmp_path):
+    session = PickingSession(cohort, root=tmp_path)
+    session.picker.pick(3, 4, 0, kind="vof")
+    session.next().note("no artery in this slab")
+    for _ in range(KEPT + 1):
+        session.next()
+    session.sign("ab")
+    standing = annotations.standing(session.path)
+    assert standing[cohort.ids[0]].vof_voxels == ((3, 4, 0),)
+    assert standing[cohort.ids[1]].comment == "no artery in this slab"
+    assert session.progress == "0 of 6 picked"
+    again = PickingSession(cohort, "ab", root=tmp_path, case=cohort.ids[1])
+    assert again.picker.comment == "no artery in this slab" and not again.picker.unsaved
+
+
+def test_signing_says_that_an_earlier_pick_is_replaced_and_undo_brings_it_back(cohort, tmp_path):
+    case = cohort.ids[0]
+    PickingSession(cohort, "anna", root=tmp_path, case=case).picker.pick(1, 1, 0).note("M1")
+    session = PickingSession(cohort, root=tmp_path, case=case)
+    session.picker.pick(3, 4, 0)
+    session.sign("anna")
+    assert on_disk(session, "anna") == {case: ((3, 4, 0),)}
+    assert f"{case} was picked at" in session.notes[-1] and "undo" in session.notes[-1]
+    assert (session.picker.undo().voxels, session.picker.comment) == (((1, 1, 0),), "M1")
+    assert on_disk(session, "anna") == {case: ((1, 1, 0),)}
+
+
+def test_a_comment_given_before_the_name_withdraws_no_earlier_pick(cohort, tmp_path):
+    case = cohort.ids[0]
+    PickingSession(cohort, "anna", root=tmp_path, case=case).picker.pick(1, 1, 0)
+    session = PickingSession(cohort, root=tmp_path, case=case)
+    session.picker.note("low dose")
+    session.sign("anna")
+    assert annotations.latest(session.path)[case].voxels == ((1, 1, 0),)
+    assert annotations.latest(session.path)[case].comment == "low dose"
+
+
+def test_two_tabs_never_overwrite_each_other_silently(cohort, tmp_path):
+    one = PickingSession(cohort, "mh", root=tmp_path, case=cohort.ids[0])
+    two = PickingSession(cohort, "mh", root=tmp_path, case=cohort.ids[0])
+    view = two.widget()
+    one.picker.pick(1, 1, 0).note("one")
+    view._answer(view, {"do": "pick", "voxels": [[3, 4, 0]], "kind": "aif"}, [])
+    assert "picked at" in view.state["problem"] and "elsewhere" in view.state["problem"]
+    assert view.state["aif"] == [[1, 1, 0]] and view.state["saved"] and two.picker.comment == "one"
+    assert on_disk(two) == {cohort.ids[0]: ((1, 1, 0),)}
+    view._answer(view, {"do": "undo"}, [])
+    assert view.state["problem"] == "" and on_disk(two) == {cohort.ids[0]: ((3, 4, 0),)}
+    with pytest.raises(RuntimeError, match="elsewhere"):
+        one.picker.clear()
+    assert on_disk(one) == {cohort.ids[0]: ((3, 4, 0),)}
+
+
+def test_an_error_is_gone_after_the_next_success_and_stays_while_the_browser_loads(session):
+    view = session.widget()
+    view._answer(view, {"do": "go", "case": "nowhere"}, [])
+    view._answer(view, {"do": "slice", "z": 0}, [])
+    assert "nowhere" in view.state["problem"]
+    view._answer(view, {"do": "redo"}, [])
+    assert view.state["problem"] == ""
+
+
+def test_every_message_with_a_number_is_acknowledged_before_work_starts(session, monkeypatch):
+    view, sent = session.widget(), []
+    monkeypatch.setattr(view, "send", lambda content, buffers=None: sent.append(content))
+    view._answer(view, {"do": "ping", "n": 7}, [])
+    view._answer(view, {"do": "slice", "z": 0, "n": 8}, [])
+    assert sent[0] == {"heard": 7} and sent[1] == {"heard": 8} and sent[2]["slice"] == 0
