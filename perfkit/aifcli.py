@@ -134,7 +134,9 @@ def methods(
     out: Annotated[str, typer.Option(help="Folder for methods.csv and scans.csv. Empty: none.")] = "",
     n: Annotated[int, typer.Option(help="Only the first n scans; 0: all.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of the embedded phantom cohort.", min=0)] = 0,
-    rater: Annotated[str, typer.Option(help="Whose picks stand beside the methods.")] = "simulated-rater",
+    rater: Annotated[
+        str, typer.Option(help="Whose picks stand beside the methods. Empty: the simulated rater's, if any.")
+    ] = "",
 ):
     """Compare the automatic AIF methods: their curves with the truth, and the cores that follow.
 

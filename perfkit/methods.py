@@ -30,7 +30,7 @@ HEADS = {
 
 
 def compare_methods(
-    cohort, methods=tuple(aif.METHODS), *, rater: str = RATER, progress: bool = True, say: Callable = print
+    cohort, methods=tuple(aif.METHODS), *, rater: str = "", progress: bool = True, say: Callable = print
 ):
     """Run every method over a cohort, beside a rater, the brain's mean curve and, on phantoms, the truth.
 
@@ -38,7 +38,7 @@ def compare_methods(
     ----------
     cohort : datasets.Cohort; a scan that cannot be read is told and left out.
     methods : names of ``aif.METHODS``.
-    rater : whose picks stand beside them; left out where there are none.
+    rater : whose picks stand beside them. Empty: the simulated rater's, left out where there are none.
     progress : show a bar.
     say : called with a line for each scan left out.
 
@@ -48,6 +48,10 @@ def compare_methods(
     flagged, notes, voxels, peak (HU), score, seconds; against the true AIF correlation, dttp, dfwhm (s, found
     minus true) and area_ratio; roc_auc and dice of the core by the pipeline of Table 1. NaN where there is no
     truth, no core or no AIF.
+
+    Raises
+    ------
+    ValueError : unknown method, or a rater without picks for this cohort.
 
     Notes
     -----
@@ -60,7 +64,7 @@ def compare_methods(
     unknown = [method for method in methods if method not in aif.METHODS]
     if unknown:
         raise ValueError(f"The methods are {', '.join(aif.METHODS)}: {unknown[0]!r} came.")
-    picks = _picks(cohort, rater)
+    picks, rater = _picks(cohort, rater), rater or RATER
     rows, warm = [], set()
     for scan in tqdm(cohort.scans, desc="AIF methods", unit="scan", disable=not progress):
         try:
@@ -140,8 +144,14 @@ def _cell(name, row):
 
 
 def _picks(cohort, rater):
-    files = {path.stem: path for path in annotations.raters(cohort.folder, paths.data_folder() / "aif")}
-    return annotations.latest(files[rater]) if rater in files else None
+    held = annotations.raters(cohort.folder, paths.data_folder() / "aif")
+    files = {file.stem: file for file in reversed(held)}  # one's own win over those delivered
+    if rater and rater not in files:
+        raise ValueError(
+            f"A rater has a file of picks for {cohort.folder}: {rater!r} has none. "
+            f"Raters: {', '.join(sorted(files)) or 'none'}."
+        )
+    return annotations.latest(files[rater or RATER]) if (rater or RATER) in files else None
 
 
 def _finders(methods, prepared, case, picks, rater, truth):

@@ -216,11 +216,7 @@ def rater_files(cohort: Cohort, aif_root: str | Path | None = None) -> dict[str,
 
 def _source(cohort: Cohort, who, name: str, aif_root) -> _Source:
     if isinstance(who, str):
-        files = {}
-        for file in annotations.raters(
-            cohort.folder, paths.data_folder() / "aif" if aif_root is None else aif_root
-        ):
-            files.setdefault(file.stem, file)  # one's own come before those delivered with the cohort
+        files = rater_files(cohort, aif_root)
         if who in files:
             return _of_picks(cohort, annotations.latest(files[who]), who)
         if who in aif.METHODS:

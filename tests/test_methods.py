@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from perfkit import aif, arms, evaluation, methods
+from perfkit import aif, annotations, arms, evaluation, methods
 from perfkit.aifcli import app
 from perfkit.datasets import open_cohort
 from perfkit.methods import CONTROL, RATER, TRUE, as_markdown, compare_methods, method_table
@@ -126,6 +126,24 @@ def test_scans_without_truth_core_or_rater_have_empty_columns(tiny_cohort, tmp_p
 def test_an_unknown_method_is_refused(tiny_cohort):
     with pytest.raises(ValueError, match=r"The methods are straka.*'stroka' came"):
         compare_methods(open_cohort(tiny_cohort), ("stroka",), progress=False)
+
+
+def test_an_unknown_rater_is_refused_naming_those_that_are_there(tiny_cohort):
+    with pytest.raises(ValueError, match=r"'nobody' has none\. Raters: .*simulated-rater"):
+        compare_methods(open_cohort(tiny_cohort), FAST, rater="nobody", progress=False)
+
+
+def test_ones_own_picks_win_over_delivered_ones_of_the_same_name(tiny_cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERFKIT_DATA", str(tmp_path))
+    cohort = open_cohort(tiny_cohort).select(1)
+    own = annotations.rater_file(cohort.folder, RATER, tmp_path / "aif")
+    annotations.append(own, annotations.Pick(cohort.ids[0], ((24, 24, 0),)))
+    scores = compare_methods(cohort, (), progress=False).set_index("method")
+    assert scores.loc[RATER, "voxels"] == 1 < len(annotations.latest(delivered(cohort))[cohort.ids[0]].voxels)
+
+
+def delivered(cohort):
+    return cohort.folder / "aif" / f"{RATER}.csv"
 
 
 def test_the_command_prints_the_table_and_writes_both(tiny_cohort, tmp_path, monkeypatch):
