@@ -56,7 +56,9 @@ def import_(
 
     options = {"index_base": base, "axes": axes, "check_curves": check_curves, "on_conflict": on_conflict}
     scans = open_cohort(paths.resolve(cohort))
-    for line in import_table(table, scans, rater, **options, progress=_watched()).sentences():
+    found, lines = _heard(import_table, table, scans, rater, **options, progress=_watched())
+    _tell(lines)
+    for line in found.sentences():
         typer.echo(line)
 
 
@@ -87,7 +89,7 @@ def export(
             f"{rater!r} has no picks for {scans.folder}. Raters: {', '.join(files) or 'none'}. "
             "Pick in notebook 02, or import a table."
         )
-    picks, lines = _read(annotations.latest, files[rater])
+    picks, lines = _heard(annotations.latest, files[rater])
     _tell(lines)
     strangers = [case for case in picks if case not in scans.ids]
     _tell([f"{case} is no scan of {scans.folder} and was left out." for case in strangers])
@@ -117,10 +119,8 @@ def compare(
 
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out names a folder, and {out} is a file. Give another path.")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        found = compare_raters(open_cohort(paths.resolve(cohort)), a, b, progress=_watched())
-    _tell(str(warning.message) for warning in caught)
+    found, lines = _heard(compare_raters, open_cohort(paths.resolve(cohort)), a, b, progress=_watched())
+    _tell(lines)
     for line in found.sentences():
         typer.echo(line)
     typer.echo(f"file://{found.save(out)[-1].resolve()}")
@@ -187,9 +187,12 @@ def list_(cohort: Cohort):
     if not files:
         typer.echo(f"Nobody has picked in {scans.folder} yet. Open notebook 02, or import a table.")
     for file in files:
+        if not file.is_file():
+            _tell([f"{file} is no file of picks but a folder: rename it."])
+            continue
         try:
-            picks, lines = _read(annotations.read, file)
-            latest, _ = _read(annotations.latest, file)
+            picks, lines = _heard(annotations.read, file)
+            latest, _ = _heard(annotations.latest, file)
         except ValueError as error:
             _tell([str(error)])
             continue
@@ -201,12 +204,12 @@ def list_(cohort: Cohort):
         _tell(lines)
 
 
-def _read(read, file: Path):
-    """Read picks; return them and what was said about lines that cannot be read."""
+def _heard(work, *arguments, **options):
+    """Do it; return what came of it and, once each, what was said about lines that cannot be read."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = read(file)
-    return found, [str(warning.message) for warning in caught]
+        warnings.simplefilter("always", UserWarning)
+        found = work(*arguments, **options)
+    return found, list(dict.fromkeys(str(warning.message) for warning in caught))
 
 
 def _tell(lines):

@@ -145,7 +145,7 @@ def _cell(name, row):
 
 def _picks(cohort, rater):
     held = annotations.raters(cohort.folder, paths.data_folder() / "aif")
-    files = {file.stem: file for file in reversed(held)}  # one's own win over those delivered
+    files = {file.stem: file for file in reversed(held) if file.is_file()}  # one's own win
     if rater and rater not in files:
         raise ValueError(
             f"A rater has a file of picks for {cohort.folder}: {rater!r} has none. "

@@ -99,11 +99,20 @@ def write_rows(path: str | Path, layout: str, rows: Iterable[tuple]) -> Path:
     path : of the CSV file; one that is there is replaced.
     layout : a key of ``COLUMNS``.
     rows : cells in the order of its columns.
+
+    Raises
+    ------
+    OSError : the path is a folder, lies below a file, or cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; a table is a file. Try {path / 'aif.csv'}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(
+            f"A table is written into a folder, and {path.parent} is, or is below, a file. Give another."
+        ) from None
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
@@ -121,8 +130,12 @@ def write_rows(path: str | Path, layout: str, rows: Iterable[tuple]) -> Path:
 
 def _text_bytes(path: Path) -> bytes:
     """Read the file, unless it is a program in disguise or a workbook."""
+    if path.is_dir():
+        raise IsADirectoryError(f"A table is a CSV file, and {path} is a folder. Name the file in it.")
+    if not path.exists():
+        raise FileNotFoundError(f"A table is a CSV file, and there is none at {path}. Look at the path.")
     pickled = path.suffix.lower() in _PICKLES
-    content = path.read_bytes() if not pickled or not path.exists() else b""
+    content = path.read_bytes() if not pickled else b""
     if pickled or re.match(rb"\x80[\x02-\x05]", content):
         raise ValueError(
             f"{path}: a table is text (CSV), and this is a pickle or another file of binary objects. It is "

@@ -6,6 +6,7 @@ declared by who brings it (``perfkit.readings``) and held against the scans (``p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from perfkit.readings import (
     Reading,
     check_headers,
     counted,
+    listed,
     outside,
     places,
     read_table,
@@ -225,7 +227,22 @@ def _checked(published: Published, cohort: Cohort, check_curves: bool, progress:
         broken, notes = _check_curves(published, cohort, whole, progress)
         unread |= broken
     picks = published.picks(cohort)
-    return {case: pick for case, pick in picks.items() if case not in unread}, unread, notes
+    picks = {case: pick for case, pick in picks.items() if case not in unread}
+    return picks, unread, (*notes, *_about_the_rows(table, cohort, picks))
+
+
+def _about_the_rows(table, cohort: Cohort, picks: Mapping[str, Pick]):
+    """Say which scans have several rows: voxels of one artery, or a line too many."""
+    scans = scans_of(table, cohort)
+    rows = Counter(scans[row.scan] for row in table.rows if row.scan in scans)
+    several = [
+        f"{case}: {n} rows, {len(picks[case].voxels)} AIF and {len(picks[case].vof_voxels)} VOF voxels"
+        for case, n in rows.items()
+        if n > 1 and case in picks
+    ]
+    if several:
+        many = f"{len(several)} scans have" if len(several) > 1 else "1 scan has"
+        yield f"{many} several rows, which make one pick, a repeated voxel once ({listed(several)})."
 
 
 def _check_curves(published: Published, cohort: Cohort, found: list[Place], progress: bool):

@@ -210,7 +210,8 @@ def rater_files(cohort: Cohort, aif_root: str | Path | None = None) -> dict[str,
     root = paths.data_folder() / "aif" if aif_root is None else aif_root
     files: dict[str, Path] = {}
     for file in annotations.raters(cohort.folder, root):
-        files.setdefault(file.stem, file)
+        if file.is_file():
+            files.setdefault(file.stem, file)
     return files
 
 

@@ -101,6 +101,28 @@ def test_a_list_tells_broken_lines_strangers_and_foreign_files(run, tiny_cohort,
     assert "notes.csv is not a file of picks" in err
 
 
+def test_a_folder_named_like_a_file_of_picks_stops_nothing(run, tiny_cohort, tmp_path):
+    folder = tmp_path / "data" / "aif" / "tiny" / "folder.csv"
+    folder.mkdir(parents=True)
+    status, out, err = run("list", "--cohort", tiny_cohort)
+    assert (status, err) == (0, f"{folder} is no file of picks but a folder: rename it.\n")
+    assert out.startswith(f"{RATER}: 6 of 6 cases")
+    status, _, err = run("compare", "folder", "straka", "--cohort", tiny_cohort, "--out", tmp_path / "cmp")
+    assert status == 1 and "'folder' is neither" in err
+
+
+def test_an_import_beside_a_torn_line_tells_it_once_and_plainly(run, tiny_cohort, tmp_path):
+    table, file = tmp_path / "t.csv", tmp_path / "data" / "aif" / "tiny" / "mh.csv"
+    where = ("--cohort", tiny_cohort, "--rater", RATER)
+    assert run("export", *where, "--out", table, "--base", 0)[0] == 0
+    annotations.append(file, Pick("elsewhere", ((1, 2, 1),)))
+    with file.open("a") as torn:
+        torn.write("case_2,1 2\n")
+    status, out, err = run("import", table, "--cohort", tiny_cohort, "--rater", "mh", "--base", 0)
+    assert status == 0 and out == f"{file}: 6 added.\n"
+    assert err.startswith(f"{file}, line 3 is skipped") and err.count("\n") == 1
+
+
 def test_nobody_has_picked_yet(run, tmp_path, tiny_cohort):
     import layouts
 
@@ -121,7 +143,9 @@ def test_two_raters_are_compared(run, tiny_cohort, tmp_path):
 
 WRONG = {
     "import {table} --cohort {tiny} --rater mh --base 0": "try --base 1",
-    "import nowhere.csv --cohort {tiny} --rater mh --base 0": "nowhere.csv",
+    "import nowhere.csv --cohort {tiny} --rater mh --base 0": "a CSV file, and there is none at nowhere.csv",
+    "import {folder} --cohort {tiny} --rater mh --base 0": "is a folder. Name the file in it",
+    "import {table} --cohort {tiny} --rater " + "a" * 300 + " --base 1": "Try initials",
     "import {table} --cohort nowhere --rater mh --base 1": "folder does not exist",
     "import {table} --cohort {tiny} --rater ../mh --base 1": "rater's name",
     "import {table} --cohort {tiny} --rater mh --base 1 --axes xy": "Try xyz or yxz",
@@ -131,6 +155,9 @@ WRONG = {
     "export --cohort {tiny} --rater nobody --out t.csv --base 0": "'nobody' has no picks",
     "export --cohort {tiny} --rater simulated-rater --out t.csv --base 0 --layout x": "imageid, case: 'x'",
     "export --cohort {tiny} --rater simulated-rater --out {folder} --base 0": "a table is a file",
+    "export --cohort {tiny} --rater simulated-rater --out {text}/x.csv --base 0": "or is below, a file",
+    "export --cohort {tiny} --rater simulated-rater --out {text}/y/x.csv --base 0": "or is below, a file",
+    "methods --cohort {tiny} --rater nobody": "'nobody' has none. Raters: simulated-rater",
     "compare nobody straka --cohort {tiny} --out cmp": "'nobody' is neither",
     "compare straka straka --cohort {tiny} --out {text}": "--out names a folder",
     "list --cohort nowhere": "folder does not exist",

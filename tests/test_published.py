@@ -158,6 +158,15 @@ def test_several_rows_are_several_voxels_and_go_out_as_several_rows(bring, isles
     }
 
 
+@pytest.mark.parametrize(("second", "n"), [("345561,13,15,0,20,22,1", 2), ("345561,12,15,0,20,22,1", 1)])
+def test_several_rows_of_a_scan_are_told(bring, second, n):
+    told = "1 scan has several rows, which make one pick, a repeated voxel once"
+    table = BY_HAND["imageid", 0]
+    assert not any("several rows" in line for line in bring(table, index_base=0, rater="once").sentences())
+    (line,) = [line for line in bring(table + second, index_base=0).sentences() if "several rows" in line]
+    assert line == f"{told} (case_1: 2 rows, {n} AIF and 1 VOF voxels)."
+
+
 def test_columns_in_another_order_of_axes(bring):
     table = "imageID,AIFx,AIFy,AIFz\n345561,15,12,0\n345575,17,16,7\n"
     found = bring(table, index_base=0, axes="yxz")
