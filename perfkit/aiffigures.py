@@ -28,7 +28,9 @@ def aif_curves(curves, dt=paper.FRAME_INTERVAL, *, unit_peak=False, title=""):
         _add_aif(figure, arm, curves[arm], dt, unit_peak, 1, 1)
     figure.update_xaxes(title_text="Time (s)")
     figure.update_yaxes(title_text=_AXES[unit_peak])
-    return figure.update_layout(height=380, title_text=title)
+    # Beside the plot: in a row above it, nine names would wrap onto the title and under the toolbar.
+    legend = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
+    return figure.update_layout(height=380, title_text=title, legend=legend)
 
 
 def aif_curves_by_case(curves, dt=paper.FRAME_INTERVAL, *, unit_peak=True, columns=4):

@@ -194,6 +194,16 @@ def test_aif_curves_carry_time_in_seconds_and_hounsfield_units():
     np.testing.assert_allclose(figures.aif_curves({"cnn": curve}, unit_peak=True).data[0].y, curve / 40)
 
 
+def test_the_names_of_nine_aifs_stand_beside_the_plot_clear_of_the_title():
+    arms = ["expert", "brain_mean", "straka", "mouridsen", "murase", "peruzzo", "shi", "rausch", "truth"]
+    figure = figures.aif_curves(dict.fromkeys(arms, np.r_[0, 10, 40, 20.0]), title="Scaled to the same peak")
+    legend, margin = figure.layout.legend, figure.layout.template.layout.margin
+    assert legend.orientation == "v" and legend.x > 1 and (legend.y, legend.yanchor) == (1, "top")
+    assert len(arms) * 1.6 * figure.layout.template.layout.legend.font.size < figure.layout.height - (
+        margin.t + margin.b
+    )
+
+
 def test_aif_curves_by_case_have_a_panel_each_and_one_legend():
     curve = np.r_[0, 10, 40, 20.0]
     cases = {f"case_{i}": {"expert": curve, "cnn": curve} for i in range(5)}

@@ -36,7 +36,7 @@ def test_each_group_is_shown_where_it_has_most_voxels(prepared):
     groups = {"AIF": [(5, 5, 1), (5, 6, 1), (5, 5, 0)], "VOF": [(9, 4, 2)], "none": []}
     figure = overlays.voxels_figure(prepared.baseline, groups, affine=prepared.affine, brain=prepared.brain)
     titles = [a.text for a in figure.layout.annotations if a.text not in "RL"]
-    assert titles == ["AIF: 3 voxels, slice 2", "VOF: 1 voxel, slice 3"]
+    assert titles == ["AIF<br>2 of 3 voxels, slice 2", "VOF<br>1 voxel, slice 3"]
     outline = [trace for trace in figure.data if trace.name == "AIF"][-1]
     assert (np.nanmin(outline.x), np.nanmax(outline.y)) == (4.5, 6.5)
     assert figure.layout.coloraxis.colorbar.title.text == "HU"
@@ -46,6 +46,8 @@ def test_many_groups_wrap_into_rows_and_keep_the_colours_of_their_methods(prepar
     groups = {name: [(5, 5, 0)] for name in ("expert", "straka", "mouridsen", "murase", "shi")}
     figure = overlays.voxels_figure(prepared.baseline, groups, affine=prepared.affine, brain=prepared.brain)
     assert len(images(figure)) == 5
+    titles = [a for a in figure.layout.annotations if "<br>" in a.text]
+    assert len(titles) == 5 and {a.font.size for a in titles} == {overlays.TITLE_SIZE}
     rows = {round(axis.domain[0], 3) for axis in figure.select_yaxes() if axis.domain}
     assert len(rows) == 2
     straka = [trace for trace in figure.data if trace.name == "straka"][-1]
