@@ -3,7 +3,7 @@
 
 const COLOURS = { aif: "#E66100", vof: "#3C8DD9", hover: null, brain: "#8A8F98", preview: "#B8569C" };
 const NAMES = { aif: "AIF", vof: "VOF", hover: "under the pointer", preview: "suggestion" };
-const CORE_COLOUR = "#FF7F0E";
+const CORE_COLOUR = "#F0E442"; // yellow of Okabe and Ito: told from both input functions by every eye
 const CIVIDIS = ["00224e", "123570", "3b496c", "575d6d", "707173", "8a8678", "a59c74", "c3b369", "e1cc55", "fee838"];
 const VIRIDIS = ["440154", "482878", "3e4989", "31688e", "26828e", "1f9e89", "35b779", "6ece58", "b5de2b", "fde725"];
 const OVERLAYS = {
@@ -20,8 +20,14 @@ const WINDOWS = { // level, width in HU
 const KEYS = [
   ["↑ ↓", "slice"], ["← →", "time"], ["space", "play"], ["a / v", "AIF / VOF"], ["1-9", "take a suggestion"],
   ["z / y", "undo / redo"], ["x", "clear"], ["o", "overlay"], ["k", "core"], ["+ − 0", "zoom"],
-  ["⇧ arrows", "cursor"], ["enter", "pick"], ["n / p", "next / previous case"], ["s", "save"],
+  ["⇧ arrows", "cursor"], ["enter", "pick"], ["n / p", "next / previous case"], ["s", "save"], ["esc", "back to the keys"],
+  ["click", "pick"], ["drag", "region"], ["alt drag", "take it away"], ["⇧ drag", "move the picture"],
+  ["wheel", "slice"], ["ctrl wheel", "zoom"],
 ];
+const PATIENCE = 10000; // ms without a word from the kernel; our choice: a case takes some seconds to open
+const SUSPICION = 2000; // ms, where the connection was reported to have changed
+const UNHEARD = ["slice", "rcbf", "suggest", "ping"]; // what may be asked without a kernel: it changes no pick
+const GONE = ["dead", "restarting", "autorestarting", "terminating"];
 const LEAST_PEAK = 5; // HU; times of what does not enhance are noise
 
 function element(tag, attributes = {}, ...children) {
@@ -50,6 +56,11 @@ for (const overlay of Object.values(OVERLAYS)) if (overlay.table) overlay.table 
 
 function quantile(values, share, least = 1) {
   return Math.max(least, Float32Array.from(values).sort()[Math.floor(share * (values.length - 1))] ?? least);
+}
+
+function limitsOf(values) { // 2nd to 98th percentile: a voxel of noise must not stretch the scale
+  const sorted = Float32Array.from(values).filter(Number.isFinite).sort(), at = (share) => sorted[Math.round(share * (sorted.length - 1))];
+  return sorted.length ? [at(0.02), at(0.98)] : [0, 1];
 }
 
 function niceStep(span, lines) {
@@ -88,7 +99,8 @@ function render({ model, el }) {
   // ---- layout
   const button = (text, name, action, title) =>
     element("button", { text, "data-testid": name, type: "button", onclick: action, title, "aria-label": title });
-  const say = (wanted, more = {}) => model.send({ do: wanted, ...more });
+  const link = { n: 0, waiting: new Map(), life: 0, lost: null, suspect: 0, pinged: 0 };
+  const say = (wanted, more = {}) => (link.lost && !UNHEARD.includes(wanted) ? post("ping") : post(wanted, more));
   const range = (name, label) => element("input", { type: "range", min: 0, "data-testid": name, "aria-label": label });
   const select = (name, label, entries, change) =>
     element("select", { "data-testid": name, "aria-label": label, onchange: change },
@@ -149,7 +161,7 @@ function render({ model, el }) {
     element("div", { class: "pk-bar" },
       element("span", { class: "pk-group" }, kinds.aif, kinds.vof), element("span", { class: "pk-group" }, undo, redo, clear),
       element("label", {}, "overlay", overlay), opacity, coreLabel,
-      element("label", {}, "CT", windows), element("span", { class: "pk-group", title: "level and width, HU" }, level, width)),
+      element("label", {}, "CT", windows), element("label", {}, "level", level), element("label", {}, "width", width), "HU"),
     element("div", { class: "pk-body" },
       element("div", { class: "pk-left" }, frame,
         element("div", { class: "pk-scale" }, barName, barLow, bar, barHigh),
@@ -159,6 +171,37 @@ function render({ model, el }) {
         element("div", { class: "pk-facts" }, figures, offers), comment)),
     keys);
   el.append(root);
+
+  // ---- is there a kernel? Every message is acknowledged; a click that nobody hears must not look like a pick.
+  const kernel = () => { try { return model.widget_manager?.kernel; } catch { return null; } };
+  const gone = (held = kernel()) => Boolean(held && (held.isDisposed || GONE.includes(held.status) || held.connectionStatus === "disconnected"));
+  const busy = (held = kernel()) => held?.connectionStatus === "connected" && held.status === "busy"; // with another cell
+  const post = (wanted, more = {}) => {
+    const n = ++link.n;
+    link.pinged = Date.now();
+    link.waiting.set(n, { at: Date.now(), change: !UNHEARD.includes(wanted) });
+    if (gone()) return lose();
+    try { model.send({ do: wanted, n, ...more }); } catch { lose(); }
+  };
+  const lose = () => {
+    if (link.lost) return;
+    const waiting = [...link.waiting.values()], since = waiting.find(({ change }) => change)?.at ?? Date.now();
+    link.lost = new Date(since).toLocaleTimeString();
+    drawState();
+  };
+  const hear = (n) => {
+    for (const earlier of link.waiting.keys()) if (earlier <= n) link.waiting.delete(earlier);
+    const back = link.lost;
+    Object.assign(link, { life: Date.now(), lost: null, suspect: n < link.suspect ? link.suspect : 0 });
+    if (back) { asked.clear(); ask(ui.z); drawState(); }
+  };
+  const listen = () => {
+    if (link.lost && !gone() && Date.now() - link.pinged > PATIENCE) post("ping"); // it may be back
+    if (!link.waiting.size) return;
+    const quiet = Date.now() - Math.max(link.waiting.values().next().value.at, link.life);
+    if (gone() || (quiet > (link.suspect ? SUSPICION : PATIENCE) && !busy())) lose();
+  };
+  const suspect = () => { post("ping"); link.suspect = link.n; };
 
   // ---- geometry: nibabel's x to the right, y upward, flipped as the affine says; view in displayed voxels
   const column = (x) => (scan.flip[0] ? nx - 1 - x : x);
@@ -193,7 +236,9 @@ function render({ model, el }) {
     wide = room;
     const half = room >= 700 ? Math.floor((room - 16) * 0.49) : room;
     const shape = (base.h * scan.aspect) / base.w;
-    const w = Math.floor(Math.min(half, 460, 430 / shape)), h = Math.round(w * shape);
+    const rest = parseFloat(getComputedStyle(root).getPropertyValue("--pk-rest")); // px beside the picture, on a page of its own
+    const tall = rest ? Math.max(430, window.innerHeight - rest) : 430;
+    const w = Math.floor(Math.min(half, 1.07 * tall, tall / shape)), h = Math.round(w * shape);
     pen(image, w, h);
     root.querySelector(".pk-left").style.width = `${Math.max(w, Math.min(half, 300))}px`;
     chart.dataset.width = room >= 700 ? room - 16 - Math.max(w, 300) : room;
@@ -226,6 +271,8 @@ function render({ model, el }) {
   const int16 = (part) => new Int16Array(part.buffer.slice(part.byteOffset, part.byteOffset + part.byteLength));
   const bytes = (part) => new Uint8Array(part.buffer.slice(part.byteOffset, part.byteOffset + part.byteLength));
   const receive = (message, buffers) => {
+    if (message.heard !== undefined) return hear(message.heard);
+    link.life = Date.now();
     if (message.visit !== scan.visit) return; // an answer to the case before
     if (message.slice !== undefined) receiveSlice(message.slice, buffers);
     if (message.rcbf !== undefined && message.of === flowKey) {
@@ -236,14 +283,12 @@ function render({ model, el }) {
     if (message.suggestions) { suggestions = message.suggestions; drawOffers(message.reason); drawImage(); }
   };
   function receiveSlice(z, buffers) {
-    const [curves, baseline] = buffers.map(int16);
+    const [curves, baseline] = buffers.slice(0, 2).map(int16), brain = bytes(buffers[2]);
     const held = { curves, baseline, ...derived(curves, nx * ny, nt, scan) };
-    const times = { ttp: held.ttp.filter(Number.isFinite), arrival: held.arrival.filter(Number.isFinite) };
     const most = quantile(held.peak, 0.998, 10);
-    held.limits = { now: [0, most], peak: [0, most] };
-    for (const [name, values] of Object.entries(times)) {
-      held.limits[name] = [values.length ? -quantile(values.map((v) => -v), 0.98, -Infinity) : 0, quantile(values, 0.98)];
-    }
+    held.shown = {}; // times mean something in the brain only: bone and air are noise
+    for (const name of ["ttp", "arrival"]) held.shown[name] = held[name].map((v, i) => (brain[i] ? v : NaN));
+    held.limits = { now: [0, most], peak: [0, most], ttp: limitsOf(held.shown.ttp), arrival: limitsOf(held.shown.arrival) };
     const first = !slices.size;
     asked.delete(z);
     slices.set(z, held);
@@ -267,7 +312,7 @@ function render({ model, el }) {
       if (!flow?.rcbf) return null;
       return [(i) => (flow.rcbf[i] === scan.outside ? NaN : flow.rcbf[i] / scan.steps_per_rcbf), [0, 1.5], full];
     }
-    return ui.overlay === "none" ? null : [(i) => held[ui.overlay][i], held.limits[ui.overlay], full];
+    return ui.overlay === "none" ? null : [(i) => held.shown[ui.overlay][i], held.limits[ui.overlay], full];
   }
   function paint(held) {
     const data = new ImageData(nx, ny), out = data.data;
@@ -446,14 +491,17 @@ function render({ model, el }) {
   // ---- words and numbers
   function drawState() {
     const state = model.get("state");
-    summary.textContent = state.problem || state.summary;
-    summary.classList.toggle("pk-problem", Boolean(state.problem));
+    const active = root.getRootNode().activeElement;
+    const lost = link.lost && `No connection to the kernel: run the cell again; nothing picked since ${link.lost} is saved.`;
+    summary.textContent = lost || state.problem || state.summary;
+    summary.classList.toggle("pk-problem", Boolean(lost || state.problem));
     undo.disabled = !state.can_undo; redo.disabled = !state.can_redo;
     clear.disabled = !state.aif.length && !state.vof.length;
     save.disabled = !state.can_save || state.saved;
-    status.textContent = !state.can_save ? (state.aif.length ? "not saved: who are you?" : "")
-      : !state.saved ? "NOT SAVED" : state.aif.length || state.vof.length || state.can_undo ? "saved" : "";
-    status.classList.toggle("pk-problem", state.can_save ? !state.saved : state.aif.length > 0);
+    const nameless = state.cases ? "not saved: who are you?" : "not saved: no file was given";
+    const touched = state.aif.length || state.vof.length || state.can_undo || state.comment;
+    status.textContent = lost ? "NO CONNECTION" : state.saved ? (touched && state.can_save ? "saved" : "") : state.can_save ? "NOT SAVED" : nameless;
+    status.classList.toggle("pk-problem", Boolean(lost) || !state.saved);
     for (const [name, made] of Object.entries(kinds)) {
       made.setAttribute("aria-pressed", name === ui.kind);
       made.style.background = name === ui.kind ? COLOURS[name] : "";
@@ -464,12 +512,13 @@ function render({ model, el }) {
     caseName.textContent = scan.id;
     rater.disabled = !many;
     if (document.activeElement !== rater && rater.getRootNode().activeElement !== rater) rater.value = state.rater;
-    if (comment.getRootNode().activeElement !== comment) comment.value = state.comment;
+    if (active !== comment && !lost) comment.value = state.comment;
     if (many) drawCases(state);
     warnings.replaceChildren(...state.warnings.map((text) => element("li", { text })));
     drawFigures(state);
     coreLabel.style.display = scan.has_maps ? "" : "none";
     for (const option of overlay.options) if (option.value === "rcbf") option.disabled = !scan.has_maps;
+    if (active?.disabled && root.contains(active)) root.focus({ preventScroll: true }); // else the keys are dead
   }
   function drawCases(state) {
     progress.textContent = state.progress;
@@ -535,7 +584,7 @@ function render({ model, el }) {
   };
   const setWindow = (l, w) => {
     ui.level = l; ui.width = Math.max(1, w);
-    level.value = l; width.value = ui.width;
+    for (const [input, value] of [[level, l], [width, ui.width]]) if (+input.value !== value || input.value === "") input.value = value;
     windows.value = Object.keys(WINDOWS).find((k) => WINDOWS[k][0] === l && WINDOWS[k][1] === w) ?? "own";
     drawImage();
   };
@@ -562,7 +611,9 @@ function render({ model, el }) {
   zSlider.addEventListener("input", () => go(+zSlider.value, ui.t));
   tSlider.addEventListener("input", () => go(ui.z, +tSlider.value));
   opacity.addEventListener("input", () => { ui.opacity = +opacity.value / 100; drawImage(); });
-  for (const input of [level, width]) input.addEventListener("input", () => setWindow(+level.value, +width.value));
+  for (const input of [level, width]) input.addEventListener("input", () => {
+    if (level.value !== "" && width.value !== "") setWindow(+level.value, +width.value); // empty: still being typed
+  });
   image.addEventListener("wheel", (event) => {
     event.preventDefault();
     if (event.ctrlKey) {
@@ -644,6 +695,10 @@ function render({ model, el }) {
     const action = offer ? () => accept(offer) : event.shiftKey && shifted[event.key] ? shifted[event.key] : actions[event.key];
     if (action) { event.preventDefault(); action(); }
   });
+  root.addEventListener("click", (event) => { // the mouse leaves the keys where they were; who tabs stays
+    if (event.detail && event.target.closest("button, input[type=checkbox]")) root.focus({ preventScroll: true });
+  });
+  root.addEventListener("change", (event) => event.target.tagName === "SELECT" && root.focus({ preventScroll: true }));
   for (const name of ["keyup", "keypress"]) root.addEventListener(name, (event) => event.stopPropagation());
 
   // ---- from case to case
@@ -662,10 +717,12 @@ function render({ model, el }) {
     go(scan.start, scan.peak_frame);
     layout();
   }
-  const follow = () => { askFlow(); drawState(); drawImage(); drawChart(); };
+  const follow = () => { link.life = Date.now(); askFlow(); drawState(); drawImage(); drawChart(); };
   model.on("msg:custom", receive);
   model.on("change:scan", open);
   model.on("change:state", follow);
+  model.on("comm_live_update", suspect);
+  const listening = setInterval(listen, 500);
   const theme = new MutationObserver(drawChart); // JupyterLab writes its theme into the body's attributes
   theme.observe(document.body, { attributes: true });
   const resized = new ResizeObserver(() => { if (root.clientWidth - 18 !== wide) layout(); });
@@ -675,9 +732,10 @@ function render({ model, el }) {
   setWindow(...WINDOWS.perfusion);
   open();
   return () => {
-    clearInterval(ui.playing);
+    clearInterval(ui.playing); clearInterval(listening);
     theme.disconnect(); resized.disconnect();
     model.off("msg:custom", receive); model.off("change:scan", open); model.off("change:state", follow);
+    model.off("comm_live_update", suspect);
   };
 }
 

@@ -25,8 +25,10 @@ START = """async ({ code, css, scan, state, slices }) => {
     off: (name, f) => { listeners[name] = (listeners[name] ?? []).filter(g => g !== f); },
     emit: (name, ...more) => (listeners[name] ?? []).forEach(f => f(...more)),
     set: (name, value) => { values[name] = value; model.emit('change:' + name); },
-    send: (message) => {
+    send: ({ n, ...message }) => {
+      if (window.deaf) return;
       sent.push(message);
+      setTimeout(() => model.emit('msg:custom', { heard: n }, []));
       if (message.do === 'slice') setTimeout(() => model.emit('msg:custom',
         { slice: message.z, visit: values.scan.visit }, slices[message.z].map(view)));
     },
@@ -83,7 +85,8 @@ def start(page):
     def open_(**changed):
         page.set_content('<div id="host" style="width: 900px"></div>')
         curves, baseline = volumes()
-        slices = [[encoded(curves[:, :, z]), encoded(baseline[:, :, z])] for z in range(NZ)]
+        brain = base64.b64encode((baseline[:, :, 0] > 0).astype(np.uint8).swapaxes(0, 1).tobytes()).decode()
+        slices = [[encoded(curves[:, :, z]), encoded(baseline[:, :, z]), brain] for z in range(NZ)]
         arguments = {"code": (STATIC / "picker.js").read_text(), "css": (STATIC / "picker.css").read_text()}
         arguments |= {"scan": scan(**changed), "state": state(), "slices": slices}
         page.evaluate(START, arguments)
@@ -389,3 +392,136 @@ def test_closing_leaves_nothing_behind(start):
     page.evaluate("() => document.body.setAttribute('data-jp-theme-light', 'false')")
     page.evaluate("s => model.set('state', s)", state())
     assert errors == []
+
+
+LOST = "No connection to the kernel"
+
+
+def test_a_click_nobody_hears_is_no_pick_and_is_said(start, page):
+    page.clock.install()
+    start()
+    page.evaluate("() => { window.deaf = true; }")
+    click(page, ARTERY)
+    page.clock.fast_forward(9_000)
+    assert LOST not in page.get_by_test_id("summary").inner_text()  # a case takes some seconds to open
+    page.clock.fast_forward(2_000)
+    assert LOST in page.get_by_test_id("summary").inner_text()
+    assert page.get_by_test_id("status").inner_text() == "NO CONNECTION"
+    assert "pk-problem" in page.get_by_test_id("summary").get_attribute("class")
+    page.get_by_test_id("comment").fill("typed in vain")
+    page.keyboard.press("Enter")
+    assert page.get_by_test_id("comment").input_value() == "typed in vain"
+    page.evaluate("() => { window.deaf = false; }")
+    click(page, ARTERY)  # asks whether anybody is there, and picks nothing
+    page.wait_for_function(
+        "() => !document.querySelector('[data-testid=summary]').innerText.includes('No conn')"
+    )
+    assert sent(page, "pick", "comment") == []
+    click(page, ARTERY)
+    assert len(sent(page, "pick")) == 1
+
+
+@pytest.mark.parametrize(
+    ("kernel", "lost"),
+    [
+        ({"connectionStatus": "connected", "status": "dead"}, True),
+        ({"connectionStatus": "disconnected", "status": "unknown"}, True),
+        ({"connectionStatus": "connected", "status": "busy"}, False),
+    ],
+)
+def test_a_dead_kernel_is_said_at_once_a_busy_one_never(start, page, kernel, lost):
+    page.clock.install()
+    start()
+    page.evaluate("k => { window.deaf = true; model.widget_manager = { kernel: k }; }", kernel)
+    click(page, ARTERY)
+    assert (LOST in page.get_by_test_id("summary").inner_text()) == lost
+    page.clock.fast_forward(60_000)
+    assert (LOST in page.get_by_test_id("summary").inner_text()) == lost
+
+
+def test_a_closed_channel_is_found_out_without_a_click(start, page):
+    page.clock.install()
+    start()
+    page.evaluate("() => { window.deaf = true; model.emit('comm_live_update'); }")
+    page.clock.fast_forward(3_000)
+    assert LOST in page.get_by_test_id("summary").inner_text()
+
+
+def test_keys_work_after_the_mouse(start):
+    page = start()
+    page.evaluate("s => model.set('state', s)", state(aif=[[1, 1, 1]], saved=False))
+    page.get_by_test_id("clear").click()
+    page.evaluate("s => model.set('state', s)", state(can_undo=True))  # nothing to clear: it is disabled
+    page.keyboard.press("z")
+    page.get_by_test_id("overlay").select_option("ttp")
+    page.keyboard.press("y")
+    page.get_by_test_id("undo").focus()
+    page.evaluate("s => model.set('state', s)", state(can_undo=False))
+    page.keyboard.press("s")
+    page.keyboard.press("n")
+    assert [m["do"] for m in sent(page, "clear", "undo", "redo", "go")] == ["clear", "undo", "redo", "go"]
+
+
+def test_what_is_not_saved_without_a_name_is_said_for_a_vof_and_a_comment_too(start):
+    page = start()
+    for held in ({"vof": [[1, 1, 1]]}, {"comment": "no artery"}):
+        page.evaluate(
+            "s => model.set('state', s)", state(**held, saved=False, can_save=False, can_undo=False)
+        )
+        assert page.get_by_test_id("status").inner_text() == "not saved: who are you?"
+
+
+def test_time_scales_come_from_the_brain_and_leave_out_the_rest(start):
+    page = start()
+    page.get_by_test_id("overlay").select_option("ttp")
+    page.get_by_test_id("opacity").fill("100")
+    page.get_by_test_id("time").fill("0")
+    page.evaluate(
+        """([nx, ny, nt]) => {
+        const curves = new Int16Array(nx * ny * nt), brain = new Uint8Array(nx * ny);
+        for (let i = 0; i < nx * ny; i++) {
+          const inside = i % nx >= 10 && i % nx < 30;
+          brain[i] = inside;
+          curves[i * nt + (inside ? 5 + (i % 5) : 29)] = 1600; // noise at the very end outside
+        }
+        const send = (list) => new DataView(list.buffer);
+        model.emit('msg:custom', { slice: 1, visit: 0 },
+          [send(curves), send(new Int16Array(nx * ny).fill(560)), send(brain)]);
+    }""",
+        [NX, NY, NT],
+    )
+    assert page.get_by_test_id("scale").inner_text().startswith("time to peak")
+    shown = page.locator(".pk-scale span").all_inner_texts()
+    assert shown[1:] == ["10.0", "18.0"]
+    r, g, b = page.evaluate(COLOUR_AT, list(position(page, (3, 30, 1))))
+    assert r == g == b
+    r, g, b = page.evaluate(COLOUR_AT, list(position(page, (20, 30, 1))))
+    assert not r == g == b
+
+
+def test_an_emptied_level_changes_nothing_and_the_fields_say_what_they_are(start):
+    page = start()
+    page.get_by_test_id("overlay").select_option("none")
+    before = page.get_by_test_id("scale").inner_text()
+    page.get_by_test_id("level").fill("")
+    assert page.get_by_test_id("scale").inner_text() == before
+    labels = page.locator(".pk-bar label").all_inner_texts()
+    assert {"level", "width"} <= {text.strip() for text in labels}
+    help_ = page.get_by_test_id("keys").inner_text()
+    for word in ("drag", "alt drag", "⇧ drag", "wheel", "ctrl wheel", "esc"):
+        assert word in help_
+
+
+def test_the_core_has_a_colour_of_its_own(start):
+    page = start()
+    page.get_by_test_id("overlay").select_option("none")
+    page.evaluate("s => model.set('state', s)", state(aif=[list(ARTERY)], key="10 20 1"))
+    page.get_by_test_id("core").check()
+    page.evaluate(
+        """n => { const images = [100, 1].map(value => new DataView(new Uint8Array(n).fill(value).buffer));
+        model.emit('msg:custom', { rcbf: 1, visit: 0, of: '10 20 1', core_ml: 1 }, images); }""",
+        NX * NY,
+    )
+    box = page.get_by_test_id("image").bounding_box()
+    r, g, b = page.evaluate(COLOUR_AT, [0, box["height"] / 3])
+    assert min(r, g) > 1.5 * b and g > 0.8 * r  # yellow; the AIF is orange: half as much green as red
