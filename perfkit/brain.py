@@ -50,12 +50,20 @@ def brain_mask(baseline, spacing):
     area = mask.sum(axis=(0, 1))
     mask[..., area < 0.05 * area.max()] = False  # our choice: specks in slices beside the head
     if not mask.any():
-        raise ValueError(
-            f"No brain found: tissue between {BRAIN_HU[0]:g} and {BRAIN_HU[1]:g} HU is due, the baseline "
-            f"runs from {baseline.min():g} to {baseline.max():g} HU with median {np.median(baseline):g}. "
-            "Give HU (rescale slope and intercept applied), or a brain mask of your own."
-        )
+        raise ValueError(_nothing_found(baseline))
     return mask
+
+
+def _nothing_found(baseline) -> str:
+    low, high = BRAIN_HU
+    share = ((baseline > low) & (baseline < high)).mean()
+    return (
+        f"No brain found: tissue lies between {low:g} and {high:g} HU, set off by air or bone from the edge of "
+        f"its slice, and goes more than {BRIDGE_MM:g} mm deep. {share:.0%} of the baseline has such values, and "
+        f"nothing in it such a place and depth; it runs from {baseline.min():.4g} to {baseline.max():.4g} HU "
+        f"with median {np.median(baseline):.4g}. Give HU (rescale slope and intercept applied), slices with "
+        "the air around the head, or a brain mask of your own."
+    )
 
 
 def _background(baseline):
