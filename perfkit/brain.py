@@ -58,9 +58,10 @@ def _nothing_found(baseline) -> str:
     low, high = BRAIN_HU
     share = ((baseline > low) & (baseline < high)).mean()
     return (
-        f"No brain found: tissue lies between {low:g} and {high:g} HU, set off by air or bone from the edge of "
-        f"its slice, and goes more than {BRIDGE_MM:g} mm deep. {share:.0%} of the baseline has such values, and "
-        f"nothing in it such a place and depth; it runs from {baseline.min():.4g} to {baseline.max():.4g} HU "
+        f"No brain found: tissue lies between {low:g} and {high:g} HU, set off by air or bone from the edge "
+        f"of its slice, and goes more than {BRIDGE_MM:g} mm deep. {share:.0%} of the baseline has such "
+        "values, and nothing in it such a place and depth; "
+        f"it runs from {baseline.min():.4g} to {baseline.max():.4g} HU "
         f"with median {np.median(baseline):.4g}. Give HU (rescale slope and intercept applied), slices with "
         "the air around the head, or a brain mask of your own."
     )
