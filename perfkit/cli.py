@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -153,6 +154,7 @@ def pick(
     """
     from perfkit.pickapp import serve
 
+    _check_port(port)
     raise typer.Exit(serve(cohort, rater, case=case, port=port, browser=browser, say=typer.echo))
 
 
@@ -272,6 +274,20 @@ def _known(name, value, choices):
 def _folder(name, path):
     if path and Path(path).exists() and not Path(path).is_dir():
         raise NotADirectoryError(f"--{name} names a folder, and {path} is a file. Give another path.")
+
+
+def _check_port(port: int) -> None:
+    """Ask for the port before the server does: voila would move on to another without a word."""
+    with socket.socket() as one:
+        if sys.platform != "win32":  # there it would share a port that is taken
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise OSError(
+                f"The page needs a free port, and {port} cannot be taken ({error.strerror}). "
+                "Is the picker open already? Else give another --port, such as 8867."
+            ) from None
 
 
 def _complain(words):

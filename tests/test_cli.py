@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import typer
 from synthetic import synthetic_scores
 from typer.testing import CliRunner
 
-from perfkit import __version__, cli, paper
+from perfkit import __version__, cli, paper, pickapp
 from perfkit.datasets import open_cohort
 
 COMMANDS = {
@@ -247,3 +248,15 @@ def test_test_and_lab_pass_everything_on(command_line, monkeypatch, status):
     monkeypatch.setattr("subprocess.call", lambda words: seen.append(words[-2:]) or status)
     assert command_line("lab", "--port", "9999")[0] == status
     assert seen == [["-k", "maps", "--durations=3"], ["--port", "9999"]]
+
+
+def test_a_port_that_is_taken_is_said_before_any_server_starts(command_line, monkeypatch):
+    monkeypatch.setattr(pickapp, "serve", lambda *arguments, **options: 0)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        status, _, err = command_line("pick", "--port", port, "--no-browser")
+        assert status == 1 and f"a free port, and {port} cannot be taken" in err
+        assert err.count("\n") == 1
+    assert command_line("pick", "--port", port, "--no-browser")[0] == 0
