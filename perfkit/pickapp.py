@@ -1,7 +1,7 @@
 """The picker as a page of its own: notebook 02 under voila, for who reads scans and no code.
 
-The page holds the notebook's cells up to the one tagged ``picker``: voila shows nothing before the last cell
-has run, and what follows compares methods.
+The page holds the notebook's code up to the cell tagged ``picker`` and shows the picker alone, under one line
+of words: voila shows nothing before the last cell has run, and what follows compares methods.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from perfkit.datasets import open_cohort
 
 NOTEBOOK, TAG = "02_pick_an_aif", "picker"
 SHARE = Path(__file__).parent / "share"  # the page's template, which asks no other server for anything
+IDLE = 600  # s until a kernel without a page ends; our choice: each reload leaves one with a cohort's scans
+WORDS = (
+    "Click into an artery that is early, high and narrow; give your name, and every change is saved. "
+    "*Not for clinical use.*"
+)
+QUIETLY = "%%capture --no-stdout --no-stderr"  # tables and progress bars go; warnings and errors are seen
 STOP = 10.0  # s that the server gets to end its kernels
 
 
@@ -50,19 +56,21 @@ def serve(
     ------
     ValueError, OSError : a cohort that cannot be opened, an unknown case, a name no file can have.
     """
+    if rater:
+        annotations.rater_file(cohort or "cohort", rater, paths.data_folder() / "aif")
     parameters = {"rater": rater, "case": case}
     if cohort:
         opened = open_cohort(paths.resolve(cohort))
         parameters["cohort"] = str(opened.folder)
         if case:
             _check_case(opened, case)
-    if rater:
-        annotations.rater_file(cohort or "cohort", rater, paths.data_folder() / "aif")
     with tempfile.TemporaryDirectory(prefix="perfkit-pick-") as folder:
         page = _parametrised(Path(folder), parameters)
         say(f"Picks go to {paths.data_folder() / 'aif'}. Stop with Ctrl-C.")
         command = [sys.executable, "-m", "voila", str(page), f"--port={port}", "--Voila.ip=127.0.0.1"]
         command += ["--template=perfkit", "--show_tracebacks=True"] + ([] if browser else ["--no-browser"])
+        culling = [f"cull_idle_timeout={IDLE}", f"cull_interval={IDLE // 10}", "cull_connected=False"]
+        command += [f"--MappingKernelManager.{setting}" for setting in culling]
         return _run_until_interrupted(command)
 
 
@@ -84,7 +92,11 @@ def _parametrised(folder: Path, parameters: dict) -> Path:
         raise FileNotFoundError(f"{source} is missing: the picker's page is a notebook of the checkout.")
     notebook = parameterize_notebook(load_notebook_node(str(source)), parameters)
     tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
-    notebook.cells = notebook.cells[: [i for i, held in enumerate(tags) if TAG in held][-1] + 1]
+    last = [i for i, held in enumerate(tags) if TAG in held][-1]
+    code = [cell for cell in notebook.cells[: last + 1] if cell.cell_type == "code"]
+    for cell in code[:-1]:
+        cell.source = f"{QUIETLY}\n{cell.source}"
+    notebook.cells = [nbformat.v4.new_markdown_cell(WORDS), *code]
     page = folder / source.name
     nbformat.write(notebook, page)
     return page

@@ -241,6 +241,7 @@ function render({ model, el }) {
     const w = Math.floor(Math.min(half, 1.07 * tall, tall / shape)), h = Math.round(w * shape);
     pen(image, w, h);
     root.querySelector(".pk-left").style.width = `${Math.max(w, Math.min(half, 300))}px`;
+    chart.dataset.height = clamp(tall - 330, 235, 420);
     chart.dataset.width = room >= 700 ? room - 16 - Math.max(w, 300) : room;
     drawImage(); drawChart();
   }
@@ -430,7 +431,7 @@ function render({ model, el }) {
   }
   function drawChart() {
     if (!wide) return;
-    const w = +chart.dataset.width, h = 235, [left, right, top, bottom] = [44, 8, 24, h - 36];
+    const w = +chart.dataset.width, h = +chart.dataset.height, [left, right, top, bottom] = [44, 8, 24, h - 36];
     const ink = pen(chart, w, h), text = getComputedStyle(root).color, drawn = lines();
     const values = drawn.flatMap(({ curve }) => curve);
     const most = Math.max(20, ...values), least = Math.min(0, ...values);

@@ -309,7 +309,9 @@ def test_a_radiologist_picks_without_code(pick_page, page, cohort):
     page.goto(address)
     page.get_by_test_id("suggestion-1").wait_for()
     assert page.locator(".jp-InputArea-editor, .CodeMirror, .cm-editor").count() == 0  # no code is shown
-    page.get_by_test_id("picker").scroll_into_view_if_needed()
+    box = page.get_by_test_id("picker").bounding_box()
+    assert box["y"] < 100 and box["width"] > 1300  # nothing above it but a line, and the page for itself
+    assert page.locator("table.dataframe, h1").count() == 0
     click(page, 0.45, 0.3)
     wait_for_text(page, "status", "who are you")
     page.get_by_test_id("rater").fill("dr k")
