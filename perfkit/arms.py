@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perfkit import annotations, paper
-from perfkit.aif import METHODS, brain_mean_aif, expert_aif, select_aif
+from perfkit.aif import METHODS, brain_mean_aif, expert_aif, judged, select_aif
 from perfkit.maps import perfusion_maps, relative_cbf
 from perfkit.preprocessing import Prepared
 
@@ -78,11 +78,12 @@ def arm_inputs(
 
 def _expert(prepared, picks, cohort):
     try:
-        return expert_aif(prepared, picks)
+        found = expert_aif(prepared, picks)
     except ValueError:
         if cohort is None or prepared.id not in picks:
             raise
-        return expert_aif(prepared, picks, cohort[prepared.id])  # outside the brain only the scan has curves
+        found = expert_aif(prepared, picks, cohort[prepared.id])  # outside the brain only the scan has curves
+    return judged(found, brain_mean_aif(prepared).curve)
 
 
 def rcbf_map(prepared: Prepared, aif, matrix: str = "circulant", lambda_rel: float = paper.LAMBDA_REL):

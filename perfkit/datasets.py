@@ -342,7 +342,10 @@ def _brain(ctp, dt: float, header: nifti.Header):
     mean = np.array([ctp[..., t][soft].mean(dtype=float) for t in range(ctp.shape[-1])])
     baseline = ctp[..., : curves.n_baseline(mean, dt)].mean(axis=-1, dtype=np.float32)
     shifted = ((first > 1024) & (first < 1124)).mean() > OFFSET_SHARE
-    brain = None if shifted else masks.brain_mask(baseline, checks.spacing_of(header.affine))
+    try:
+        brain = None if shifted else masks.brain_mask(baseline, checks.spacing_of(header.affine))
+    except ValueError as problem:
+        raise ValueError(f"{header.path}: {problem}") from None
     if brain is None or not brain.any():
         hint = "Subtract 1024" if shifted else "Convert to HU, or give a brain mask beside the series"
         raise ValueError(

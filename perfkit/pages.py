@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def template(name: str):
     """Load a template of the package; an undefined value in it is an error, never a blank."""
     from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -1,5 +1,7 @@
 """The arms: AIFs found, failures reported and passed over, one pipeline to rCBF."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -66,3 +68,10 @@ def test_the_automatic_arm_follows_the_method_asked_for(prepared, picks, curves)
     assert not np.array_equal(expected, curves["automatic"][case])
     with pytest.raises(ValueError, match=r"one of straka.*'kmeans' came"):
         arms.arm_aifs(alone, picks, method="kmeans")
+
+
+def test_a_pick_that_is_no_artery_is_judged_like_any_aif(prepared, picks):
+    case, scan = next(iter(prepared.items()))
+    outside = tuple(int(v) for v in np.argwhere(scan.tissue & (scan.concentration.max(-1) < 15))[0])
+    found, _ = arms.arm_inputs({case: scan}, {case: replace(picks[case], voxels=(outside,))})
+    assert any("weak" in note for note in found["expert"][case].notes)
