@@ -28,6 +28,40 @@ def tiny_cohort(tmp_path_factory):
     return phantom.write_cohort(tmp_path_factory.mktemp("cohort") / "tiny", 6, size="tiny", progress=False)
 
 
+@pytest.fixture(scope="session")
+def cohort(tiny_cohort):
+    """The cohort of six scans, opened."""
+    from perfkit.datasets import open_cohort
+
+    return open_cohort(tiny_cohort)
+
+
+@pytest.fixture(scope="session")
+def prepared(cohort):
+    """Its scans, prepared once: {case: Prepared}; change copies only."""
+    from perfkit.preprocessing import prepare_cohort
+
+    return prepare_cohort(cohort).scans
+
+
+@pytest.fixture(scope="session")
+def picks(cohort):
+    """What the simulated rater picked: {case: Pick}."""
+    from perfkit import annotations
+
+    return annotations.latest(cohort.folder / "aif" / "simulated-rater.csv")
+
+
+@pytest.fixture(scope="session")
+def curves(prepared, picks):
+    """AIFs of the arms without training: {arm: {case: (T,)}}."""
+    from perfkit import arms
+
+    found, failures = arms.arm_aifs(prepared, picks)
+    assert not failures
+    return found
+
+
 @pytest.fixture
 def command_line(monkeypatch, capfd):
     """Call ``perfkit`` as its process would; the call returns exit status, stdout, stderr."""

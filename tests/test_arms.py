@@ -6,32 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from perfkit import annotations, arms
+from perfkit import arms
 from perfkit.aif import select_aif
-from perfkit.datasets import open_cohort
-from perfkit.preprocessing import prepare_cohort
-
-
-@pytest.fixture(scope="module")
-def cohort(tiny_cohort):
-    return open_cohort(tiny_cohort)
-
-
-@pytest.fixture(scope="module")
-def prepared(cohort):
-    return prepare_cohort(cohort).scans
-
-
-@pytest.fixture(scope="module")
-def picks(cohort):
-    return annotations.latest(cohort.folder / "aif" / "simulated-rater.csv")
-
-
-@pytest.fixture(scope="module")
-def curves(prepared, picks):
-    found, failures = arms.arm_aifs(prepared, picks)
-    assert not failures
-    return found
 
 
 def test_rcbf_is_one_in_the_mean_reference_and_nothing_outside(prepared, curves):

@@ -8,34 +8,10 @@ import pytest
 from sklearn.metrics import jaccard_score, roc_auc_score
 from synthetic import synthetic_scores
 
-from perfkit import annotations, arms, evaluation
-from perfkit.datasets import open_cohort
+from perfkit import arms, evaluation
 from perfkit.maps import perfusion_maps
-from perfkit.preprocessing import prepare_cohort
 
 SPACING = np.array([2.0, 3.0, 5.0])
-
-
-@pytest.fixture(scope="module")
-def cohort(tiny_cohort):
-    return open_cohort(tiny_cohort)
-
-
-@pytest.fixture(scope="module")
-def prepared(cohort):
-    return prepare_cohort(cohort).scans
-
-
-@pytest.fixture(scope="module")
-def picks(cohort):
-    return annotations.latest(cohort.folder / "aif" / "simulated-rater.csv")
-
-
-@pytest.fixture(scope="module")
-def curves(prepared, picks):
-    found, failures = arms.arm_aifs(prepared, picks)
-    assert not failures
-    return found
 
 
 @pytest.fixture(scope="module")
