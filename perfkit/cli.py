@@ -212,11 +212,17 @@ def paper():
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a run, such as data/runs/study.")]):
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, such as data/runs/study.")],
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Also PNG and SVG for print (a browser).")
+    ] = False,
+):
     """Write index.html anew from the scores and figures of a finished run."""
     from perfkit.study import assemble_report
 
-    typer.echo(f"file://{assemble_report(folder).resolve()}")
+    page = assemble_report(folder, pictures=("png", "svg") if pictures else ())
+    typer.echo(f"file://{page.resolve()}")
 
 
 @app.command()

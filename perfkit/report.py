@@ -16,6 +16,7 @@ from . import pages
 from .casepages import render_cases
 from .comparison import METRICS, ordered_arms, paired_tests
 from .drawing import CONFIG, arm_label
+from .export import save_many_static
 from .reporttables import case_order, case_table, statistics
 from .wording import (
     METRIC_LABELS,
@@ -102,6 +103,7 @@ def write_report(
     cohort="",
     title="Does a learned arterial input function find the stroke core better?",
     reference="expert",
+    pictures=(),
 ) -> Path:
     """Write ``index.html`` into the folder of a run, and a page for each case that the run left pictures of.
 
@@ -120,6 +122,7 @@ def write_report(
     flow : list of dict of label, scans, patients: from the cohort to what was evaluated.
     cohort : a sentence on the data.
     reference : the arm the others are tested against; where it is missing, the first that is there.
+    pictures : of "png" and "svg": also write the figures for print, into ``figures``; needs a browser.
 
     Returns
     -------
@@ -139,6 +142,8 @@ def write_report(
     tests = paired_tests(rows, reference, matrix=matrices[0])
     tables = [(matrix, table1_rows(scores, matrix, pooled.get(matrix))) for matrix in matrices]
     failed = [entry if isinstance(entry, str) else ": ".join(map(str, entry)) for entry in failures]
+    drawn = dict(figures or {})
+    drawn |= dict(_drawn(rows, patients, roc, thresholds, matrices[0], reference))
     order = case_order(rows, reference, failures)
     page = pages.template("study.html.j2").render(
         title=title,
@@ -152,7 +157,7 @@ def write_report(
         statistics=[] if patients is None else statistics(scores, patients, reference, matrices[0]),
         reference=arm_label(reference),
         volumes=volume_sentences(rows) if "volume_ml" in rows else [],
-        figures=_figures(rows, patients, roc, thresholds, matrices[0], reference, figures),
+        figures=_figures(drawn),
         failures=failed,
         flow=flow or [],
         cases=case_table(rows, order, failures, render_cases(folder, scores, order)),
@@ -164,7 +169,11 @@ def write_report(
         date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         plotly=_plotly_js(),
     )
-    return pages.write(folder / "index.html", page)
+    written = pages.write(folder / "index.html", page)
+    if pictures:
+        (folder / "figures").mkdir(exist_ok=True)
+        save_many_static({folder / "figures" / name: figure for name, figure in drawn.items()}, pictures)
+    return written
 
 
 def software_versions() -> dict[str, str]:
@@ -182,9 +191,7 @@ def _nested(pooled_auc):
     return bool(pooled_auc) and all(isinstance(value, dict) for value in dict(pooled_auc).values())
 
 
-def _figures(rows, patients, roc, thresholds, matrix, reference, figures):
-    given = dict(figures or {})
-    given |= {name: figure for name, figure in _drawn(rows, patients, roc, thresholds, matrix, reference)}
+def _figures(given):
     order = [name for name in FIGURES if name in given] + [name for name in given if name not in FIGURES]
     entries = []
     for name in order:

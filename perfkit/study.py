@@ -263,13 +263,14 @@ def _means(scores):
     return {matrix: rows.droplevel(0).to_dict("index") for matrix, rows in means.groupby(level=0)}
 
 
-def assemble_report(folder) -> Path:
+def assemble_report(folder, *, pictures=()) -> Path:
     """Write ``index.html`` from what the notebooks left in the folder of a run.
 
     Parameters
     ----------
     folder : with ``scores.csv``, ``metrics.json`` and, for what they show, ``patients.csv``, ``roc.csv``,
         ``thresholds.csv``, ``figures/*.json`` and ``cases/``, as notebook 04 writes them
+    pictures : of "png" and "svg": also write the figures for print, into ``figures``
 
     Returns
     -------
@@ -279,6 +280,7 @@ def assemble_report(folder) -> Path:
     ------
     FileNotFoundError : notebook 04 has not run there.
     ValueError : what it left is damaged.
+    OSError : pictures were asked for, and no Chrome or Chromium was found.
     """
     import pandas as pd
     import plotly.io
@@ -317,4 +319,5 @@ def assemble_report(folder) -> Path:
         failures=[tuple(entry) for entry in metrics["failures"]],
         cohort=metrics["cohort"],
         flow=metrics.get("flow", ()),
+        pictures=pictures,
     )

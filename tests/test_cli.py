@@ -28,7 +28,7 @@ COMMANDS = {
     "pick": ("cohort", "--rater", "--case", "--port", "--browser"),
     "train": ("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
     "paper": (),
-    "report": ("folder",),
+    "report": ("folder", "--pictures"),
     "bench": ("what", "--repeats"),
     "doctor": (),
     "test": (),

@@ -13,12 +13,14 @@ from perfkit.comparison import paired_tests
 from perfkit.report import write_report
 
 
-def page_of(folder, **changes):
+def page_of(folder, *, whole=False, **changes):
+    """Write a report; the tables of patients, whose statistics take seconds, only where asked for."""
     options = {"scores": synthetic_scores(), "pooled_auc": {"cnn": 0.901, "expert": 0.856}}
     options |= changes
-    patients = synthetic_patients(options["scores"])
-    roc, thresholds = synthetic_curves(patients)
-    options = {"patients": patients, "roc": roc, "thresholds": thresholds} | options
+    if whole:
+        patients = synthetic_patients(options["scores"])
+        roc, thresholds = synthetic_curves(patients)
+        options = {"patients": patients, "roc": roc, "thresholds": thresholds} | options
     return write_report(folder, **options).read_text(encoding="utf-8")
 
 
@@ -51,6 +53,7 @@ def full_run(tmp_path_factory):
     history = pd.DataFrame({"fold": 0, "epoch": [1, 2], "loss": [0.9, 0.7], "val_loss": [0.9, 0.8]})
     page_of(
         folder,
+        whole=True,
         figures={
             "training_history": figures.training_history(history),
             "fig2": figures.fig2(slices),
@@ -163,12 +166,14 @@ def test_the_methods_are_written_from_the_parameters(tmp_path):
 
 
 def test_a_run_without_the_tables_of_patients_still_has_its_report(tmp_path):
-    text = text_of(page_of(tmp_path, patients=None, roc=None, thresholds=None))
+    text = text_of(page_of(tmp_path))
     assert "Table 1" in text and "Paired, the patient as unit" not in text and "ROC curves" not in text
 
 
 def test_report_of_one_arm_alone_says_there_is_nothing_to_test(tmp_path):
-    text = text_of(page_of(tmp_path, scores=synthetic_scores(n=3, arms=("automatic",)), pooled_auc=None))
+    text = text_of(
+        page_of(tmp_path, whole=True, scores=synthetic_scores(n=3, arms=("automatic",)), pooled_auc=None)
+    )
     assert "nothing to test" in text and "There is nothing to compare" in text
     assert "Table 1 shows those that are" in text
 
@@ -178,7 +183,7 @@ def test_report_of_one_patient_with_empty_predictions_and_a_missing_arm(tmp_path
     scores.loc[scores["arm"] == "automatic", ["dice", "jaccard", "volume_ml"]] = 0.0
     scores.loc[scores["arm"] == "automatic", "hd95_mm"] = np.nan
     scores = scores[(scores["arm"] != "cnn") | (scores["case"] != "case_1")]
-    text = text_of(page_of(tmp_path, scores=scores))
+    text = text_of(page_of(tmp_path, whole=True, scores=scores))
     assert "All scans are of one patient" in text
     assert "Automatic AIF: the predicted core is empty in every scan" in text
     assert "CNN AIF has results for 2 of 3 scans" in text
@@ -273,3 +278,12 @@ def test_page_draws_every_figure_without_network(full_run, chromium_path, tmp_pa
     assert overflow <= 0
     assert max(tables) <= 0  # nothing is cut off in a 1280 px window
     assert (tmp_path / "report.png").stat().st_size > 50_000
+
+
+@pytest.mark.browser
+def test_figures_for_print_lie_beside_the_report(chromium_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERFKIT_CHROMIUM", chromium_path)
+    page_of(tmp_path, scores=synthetic_scores(n=8), pictures=("svg",))
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"fig3.svg", "volumes.svg"}
+    assert "Mean of both volumes (ml)" in (tmp_path / "figures" / "fig3.svg").read_text(encoding="utf-8")
