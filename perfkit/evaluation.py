@@ -18,13 +18,12 @@ from perfkit.arms import rcbf_map, relative_maps
 from perfkit.deconvolution import MATRICES
 from perfkit.maps import TMAX_THRESHOLD, core_mask
 from perfkit.metrics import (
-    assd_mm,
     dice,
-    hausdorff95_mm,
     jaccard,
     roc_auc,
     sensitivity,
     specificity,
+    surface_metrics_mm,
     volume_ml,
 )
 from perfkit.preprocessing import Prepared
@@ -60,13 +59,15 @@ def score(prepared: Prepared, rcbf, threshold: float = paper.RCBF_THRESHOLD) -> 
     predicted = core_mask(rcbf, prepared.brain, threshold)
     inside = overlap(core[prepared.brain], predicted[prepared.brain], rcbf[prepared.brain])
     volume, reference = (volume_ml(mask, prepared.spacing) for mask in (predicted, core))
-    return inside | {
-        "hd95_mm": hausdorff95_mm(core, predicted, prepared.spacing),
-        "assd_mm": assd_mm(core, predicted, prepared.spacing),
-        "volume_ml": volume,
-        "reference_volume_ml": reference,
-        "volume_error_ml": volume - reference,
-    }
+    return (
+        inside
+        | surface_metrics_mm(core, predicted, prepared.spacing)
+        | {
+            "volume_ml": volume,
+            "reference_volume_ml": reference,
+            "volume_error_ml": volume - reference,
+        }
+    )
 
 
 def overlap(core, predicted, rcbf) -> dict:

@@ -118,12 +118,7 @@ def hausdorff95_mm(a, b, spacing, *, definition: str = "max") -> float:
     """
     if definition not in ("max", "pooled"):
         raise ValueError(f'definition must be "max" or "pooled": {definition!r} came.')
-    from_a, from_b = surface_distances_mm(a, b, spacing)
-    if not (from_a.size and from_b.size):
-        return 0.0 if from_a.size == from_b.size else float("nan")
-    if definition == "pooled":
-        return float(np.percentile(np.concatenate([from_a, from_b]), 95))
-    return float(max(np.percentile(from_a, 95), np.percentile(from_b, 95)))
+    return _hausdorff95(*surface_distances_mm(a, b, spacing), definition)
 
 
 def assd_mm(a, b, spacing) -> float:
@@ -142,10 +137,18 @@ def assd_mm(a, b, spacing) -> float:
     -----
     Surfaces as for ``hausdorff95_mm``. Both directions go into one mean, so the larger surface weighs more.
     """
-    from_a, from_b = surface_distances_mm(a, b, spacing)
-    if not (from_a.size and from_b.size):
-        return 0.0 if from_a.size == from_b.size else float("nan")
-    return float(np.concatenate([from_a, from_b]).mean())
+    return _assd(*surface_distances_mm(a, b, spacing))
+
+
+def surface_metrics_mm(a, b, spacing) -> dict[str, float]:
+    """Return ``hd95_mm`` and ``assd_mm`` of two masks from one measurement of their surfaces.
+
+    Parameters
+    ----------
+    a, b, spacing : as for ``hausdorff95_mm`` and ``assd_mm``.
+    """
+    distances = surface_distances_mm(a, b, spacing)
+    return {"hd95_mm": _hausdorff95(*distances), "assd_mm": _assd(*distances)}
 
 
 def surface_distances_mm(a, b, spacing):
@@ -186,6 +189,20 @@ def volume_ml(mask, spacing) -> float:
     Volume, ml.
     """
     return float(np.count_nonzero(_binary(mask, "mask")) * np.prod(_spacing(spacing, 3)) / 1000)
+
+
+def _hausdorff95(from_a, from_b, definition="max"):
+    if not (from_a.size and from_b.size):
+        return 0.0 if from_a.size == from_b.size else float("nan")
+    if definition == "pooled":
+        return float(np.percentile(np.concatenate([from_a, from_b]), 95))
+    return float(max(np.percentile(from_a, 95), np.percentile(from_b, 95)))
+
+
+def _assd(from_a, from_b):
+    if not (from_a.size and from_b.size):
+        return 0.0 if from_a.size == from_b.size else float("nan")
+    return float(np.concatenate([from_a, from_b]).mean())
 
 
 def _surface(mask):

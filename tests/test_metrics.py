@@ -15,6 +15,7 @@ from perfkit.metrics import (
     sensitivity,
     specificity,
     surface_distances_mm,
+    surface_metrics_mm,
     volume_ml,
 )
 
@@ -108,6 +109,10 @@ def test_hausdorff_equals_all_pairs(shape, seed):
     assert hausdorff95_mm(a, b, spacing, definition="pooled") == pytest.approx(pooled)
     both = (from_a.sum() + from_b.sum()) / (len(from_a) + len(from_b))
     assert assd_mm(a, b, spacing) == pytest.approx(both)
+    assert surface_metrics_mm(a, b, spacing) == {
+        "hd95_mm": hausdorff95_mm(a, b, spacing),
+        "assd_mm": assd_mm(a, b, spacing),
+    }
     found = [np.sort(distances) for distances in surface_distances_mm(a, b, spacing)]
     for ours, theirs in zip(found, (from_a, from_b), strict=True):
         np.testing.assert_allclose(ours, np.sort(theirs))
