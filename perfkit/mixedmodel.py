@@ -17,7 +17,7 @@ BOUNDARY = (
 VOLUME_OFFSET = (
     1.0  # ml, added before the logarithm; our choice: it keeps empty cores (the logarithm of 1 is 0)
 )
-OPTIMISERS = ("lbfgs", "bfgs", "powell")  # tried in this order; our choice: the last needs no gradient
+OPTIMISERS = ("lbfgs", "powell", "bfgs")  # our choice: at a boundary, where gradients fail, Powell needs none
 
 
 @dataclass(frozen=True)

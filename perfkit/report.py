@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -143,7 +144,9 @@ def write_report(
     tables = [(matrix, table1_rows(scores, matrix, pooled.get(matrix))) for matrix in matrices]
     failed = [entry if isinstance(entry, str) else ": ".join(map(str, entry)) for entry in failures]
     drawn = dict(figures or {})
-    drawn |= dict(_drawn(rows, patients, roc, thresholds, matrices[0], reference))
+    for name, draw in _from_tables(rows, patients, roc, thresholds, matrices[0], reference):
+        if name not in drawn:
+            drawn[name] = draw()
     order = case_order(rows, reference, failures)
     page = pages.template("study.html.j2").render(
         title=title,
@@ -202,20 +205,21 @@ def _figures(given):
     return entries
 
 
-def _drawn(rows, patients, roc, thresholds, matrix, reference):
-    """Draw the figures that need nothing but tables."""
-    from . import studyfigures
+def _from_tables(rows, patients, roc, thresholds, matrix, reference):
+    """Name the figures that need nothing but tables, each with the call that draws it."""
+    from . import studyfigures as draw
 
     if {"volume_ml", "reference_volume_ml"} <= set(rows.columns):
-        yield "fig3", studyfigures.fig3(rows, matrix)
-        yield "volumes", studyfigures.volume_scatter(rows, matrix=matrix)
+        yield "fig3", partial(draw.fig3, rows, matrix)
+        yield "volumes", partial(draw.volume_scatter, rows, matrix=matrix)
     if patients is not None:
-        options = {"metric": ("dice", "roc_auc", "volume_ml"), "matrix": matrix}
-        yield "raincloud", studyfigures.raincloud_figure(patients, reference, **options)
+        metrics = ("dice", "roc_auc", "volume_ml")
+        yield "raincloud", partial(draw.raincloud_figure, patients, reference, metrics, matrix=matrix)
     if roc is not None:
-        yield "roc", studyfigures.roc_figure(roc, matrix=matrix, patients=patients, zoom=studyfigures.ZOOM)
+        options = {"matrix": matrix, "patients": patients, "zoom": draw.ZOOM}
+        yield "roc", partial(draw.roc_figure, roc, **options)
     if thresholds is not None:
-        yield "thresholds", studyfigures.threshold_figure(thresholds, matrix=matrix)
+        yield "thresholds", partial(draw.threshold_figure, thresholds, matrix=matrix)
 
 
 def _embed(figure, name):
