@@ -201,6 +201,24 @@ def raters(cohort_folder: str | Path, aif_root: str | Path) -> list[Path]:
     return own + sorted((folder / "aif").glob("*.csv"))
 
 
+def rater_files(cohort_folder: str | Path, aif_root: str | Path) -> dict[str, Path]:
+    """Name the raters of a cohort with their files; one's own win over those delivered with the cohort.
+
+    Parameters
+    ----------
+    cohort_folder, aif_root : as for ``raters``.
+
+    Returns
+    -------
+    Rater -> file, one's own first.
+    """
+    files: dict[str, Path] = {}
+    for file in raters(cohort_folder, aif_root):
+        if file.is_file():
+            files.setdefault(file.stem, file)
+    return files
+
+
 def _cohort(folder: str | Path) -> Path:
     folder = Path(folder).resolve()
     return folder.parent if folder.name in ("TRAINING", "TESTING") else folder

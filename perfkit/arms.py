@@ -10,24 +10,6 @@ from perfkit.preprocessing import Prepared
 ARMS = ("expert", "automatic", "cnn", "brain_mean")
 
 
-def arm_aifs(
-    prepared: dict[str, Prepared],
-    picks: dict[str, annotations.Pick],
-    cohort=None,
-    *,
-    method: str = "straka",
-) -> tuple[dict, dict]:
-    """Find the curves of the arms that need no training; see ``arm_inputs``.
-
-    Returns
-    -------
-    aifs : dict from arm to dict from case id to (T,), HU above baseline
-    failures : dict from (case id, arm) to the reason
-    """
-    found, failures = arm_inputs(prepared, picks, cohort, method=method)
-    return {arm: curves_of(held) for arm, held in found.items()}, failures
-
-
 def curves_of(inputs: dict) -> dict:
     """Take the curves of AIFs: dict from case id to AIF becomes dict from case id to (T,)."""
     return {case: aif.curve for case, aif in inputs.items()}

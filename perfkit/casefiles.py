@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 
-from perfkit import drawing, paper
+from perfkit import drawing, pages, paper
 from perfkit.maps import core_mask, perfusion_maps, relative_cbf
+from perfkit.metrics import volume_ml
 from perfkit.pictures import CT_WINDOW, PLAYED_QUALITY, View, coloured, grey, save_picture, sprite
 from perfkit.preprocessing import Prepared
 from perfkit.scoretables import ordered_arms
@@ -109,7 +109,7 @@ def write_case(
             failures[arm] = str(error)
             continue
         drawn = ("rcbf",) if arms else ("rcbf", *MAPS)  # the first arm's other maps stand for all
-        arms[arm] = _arm(folder, view, prepared, inputs[arm], arm, found, drawn, threshold)
+        arms[arm] = _arm(folder, view, z, inputs[arm], arm, found, drawn, threshold)
     facts = {
         "case": prepared.id,
         "patient": prepared.patient,
@@ -120,7 +120,7 @@ def write_case(
         "size_mm": view.size_mm,
         "sides": drawing.orientation(prepared.affine)[2],
         "threshold": threshold,
-        "core_ml": None if prepared.core is None else float(prepared.core.sum() * _voxel_ml(prepared)),
+        "core_ml": None if prepared.core is None else volume_ml(prepared.core, prepared.spacing),
         "core": "" if prepared.core is None else view.path(prepared.core[..., z]),
         "baseline": save_picture(folder / "baseline.webp", grey(view.rows(prepared.baseline[..., z]))),
         "series": played | {"file": save_picture(folder / "series.webp", frames, PLAYED_QUALITY)},
@@ -129,21 +129,13 @@ def write_case(
         "failures": failures,
         "notes": list(prepared.notes),
     }
-    path = folder / "case.json"
-    temporary = path.with_name(f".{os.getpid()}.case.json")
-    temporary.write_text(json.dumps(facts), encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return pages.write(folder / "case.json", json.dumps(facts))
 
 
 def _slice(prepared):
     if prepared.core is not None and prepared.core.any():
         return int(np.argmax(prepared.core.sum(axis=(0, 1))))
     return prepared.brain.shape[2] // 2
-
-
-def _voxel_ml(prepared):
-    return float(np.prod(prepared.spacing)) / 1000
 
 
 def _deconvolved(prepared, given, z, lambda_rel):
@@ -160,8 +152,7 @@ def _deconvolved(prepared, given, z, lambda_rel):
     }
 
 
-def _arm(folder, view, prepared, given, arm, found, drawn, threshold):
-    z = _slice(prepared)
+def _arm(folder, view, z, given, arm, found, drawn, threshold):
     voxels = np.asarray(getattr(given, "voxels", ()), int).reshape(-1, 3)
     where = view.rows(found["where"])
     files = {

@@ -215,7 +215,7 @@ def paper():
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, such as data/runs/study.")],
     pictures: Annotated[
-        bool, typer.Option("--pictures", help="Also PNG and SVG for print (a browser).")
+        bool, typer.Option("--pictures", help="Also figures for print; needs Chromium.")
     ] = False,
 ):
     """Write index.html anew from the scores and figures of a finished run."""

@@ -24,6 +24,7 @@ from .scoretables import (
     ROUNDING,
     check_reference,
     comparators,
+    count,
     format_value,
     ordered_arms,
     paired_rows,
@@ -189,8 +190,7 @@ def _three_tests(pairs, dropped):
     x, y = pairs["arm"].to_numpy(float), pairs["reference"].to_numpy(float)
     means = pairs.groupby("patient")[["arm", "reference"]].mean()
     patient_differences = (means["arm"] - means["reference"]).to_numpy(float)
-    plural = "scan" if dropped == 1 else "scans"
-    left_out = [f"{dropped} {plural} without a value in both arms left out"] if dropped else []
+    left_out = [f"{count(dropped, 'scan')} without a value in both arms left out"] if dropped else []
     shared = f"the {len(x)} scans are of {len(means)} patients and not independent"
     slabs = [shared] if len(means) < len(x) else []
 

@@ -84,8 +84,3 @@ def say(figure, text: str, row: int, column: int, *, x=0.5, y=0.5, **style) -> N
 
 def _named(axes):
     return (("x", axes.xaxis), ("y", axes.yaxis))
-
-
-def plural(n: int, noun: str) -> str:
-    """Write a count with its noun."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"

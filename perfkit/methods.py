@@ -144,8 +144,7 @@ def _cell(name, row):
 
 
 def _picks(cohort, rater):
-    held = annotations.raters(cohort.folder, paths.data_folder() / "aif")
-    files = {file.stem: file for file in reversed(held) if file.is_file()}  # one's own win
+    files = annotations.rater_files(cohort.folder, paths.data_folder() / "aif")
     if rater and rater not in files:
         raise ValueError(
             f"A rater has a file of picks for {cohort.folder}: {rater!r} has none. "

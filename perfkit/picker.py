@@ -319,11 +319,7 @@ class AIFPicker:
         except ValueError as error:
             self.saved = not self.holds
             return f"The recorded pick of {self.id} was not taken over. {error}"
-        if not any(mine.values()):
-            self.comment = comment or self.comment
-            self.saved = self.comment == found.comment
-            return ""
-        if self._states[self._now] == mine:
+        if not any(mine.values()) or self._states[self._now] == mine:
             self.comment = comment or self.comment
             self.saved = self.comment == found.comment
             return ""

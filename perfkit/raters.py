@@ -6,14 +6,13 @@ A rater is a file of picks, picks at hand, or an automatic method. Differences a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from perfkit import aif, annotations, paper, paths
+from perfkit import aif, annotations, pages, paper, paths
 from perfkit.aif import AIF, expert_aif, select_aif
 from perfkit.comparison import bland_altman, icc21
 from perfkit.curves import first_moment, full_width_half_maximum, time_to_peak
@@ -122,10 +121,8 @@ class RaterComparison:
         out = Path(out)
         table = save_table(out / "raters.csv", self.table)
         (page,) = save_figure(self.figure(), out / "raters")
-        summary = out / "raters.json"
-        draft = out / f".{os.getpid()}.raters.json"
-        draft.write_text(json.dumps(self.summary(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, summary)
+        text = json.dumps(self.summary(), indent=1, allow_nan=False) + "\n"
+        summary = pages.write(out / "raters.json", text)
         return [table, summary, page]
 
 
@@ -208,11 +205,7 @@ class _Source:
 def rater_files(cohort: Cohort, aif_root: str | Path | None = None) -> dict[str, Path]:
     """List the raters of a cohort with their files; one's own come before those delivered with the cohort."""
     root = paths.data_folder() / "aif" if aif_root is None else aif_root
-    files: dict[str, Path] = {}
-    for file in annotations.raters(cohort.folder, root):
-        if file.is_file():
-            files.setdefault(file.stem, file)
-    return files
+    return annotations.rater_files(cohort.folder, root)
 
 
 def _source(cohort: Cohort, who, name: str, aif_root) -> _Source:

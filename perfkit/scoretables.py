@@ -27,6 +27,21 @@ def format_value(metric, value) -> str:
     return f"{value:.{DECIMALS.get(metric, 1)}f}" if np.isfinite(value) else "–"
 
 
+def p_value(p) -> str:
+    """Write a p-value as journals print it: "p = .012", "p < .001"."""
+    if not np.isfinite(p):
+        return "p –"
+    if p < 0.001:
+        return "p < .001"
+    text = f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return f"p = {text.removeprefix('0')}"
+
+
+def count(n, noun) -> str:
+    """Write a count with its noun."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def rows_of_matrix(table, matrix, metrics, unit="case"):
     """Return the rows of one matrix, one per unit and arm.
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from perfkit import paths
+from perfkit import pages, paths
 
 NOTEBOOKS = (
     "00_deconvolution_by_hand",
@@ -203,11 +203,7 @@ def save_results(
         "flow": list(flow),
         "mean": _without_nan(_means(evaluation.scores)),
     }
-    path = folder / "metrics.json"
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(json.dumps(metrics, indent=2, default=float) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return pages.write(folder / "metrics.json", json.dumps(metrics, indent=2, default=float) + "\n")
 
 
 def cohort_flow(cohort, prepared, evaluation) -> list[dict]:

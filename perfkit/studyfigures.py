@@ -26,14 +26,7 @@ __all__ = [
     "volume_scatter",
 ]
 
-_LABELS = METRIC_LABELS | {
-    "assd_mm": "ASSD (mm)",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "volume_error_ml": "Volume error (ml)",
-    "hypoperfusion_ml": "Tmax > 6 s (ml)",
-    "roc_auc": "ROC AUC",
-}
+_LABELS = METRIC_LABELS | {"roc_auc": "ROC AUC"}
 _PATIENT_TESTS = {
     "hodges_lehmann": "difference",
     "hl_low": "low",

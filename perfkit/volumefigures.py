@@ -7,8 +7,8 @@ import numpy as np
 from .blandaltman import bland_altman
 from .drawing import ARM_SYMBOLS, QUIET_COLOUR, arm_colour, arm_label, panels
 from .eligibility import RULES
-from .figureparts import INK, PALE, SMALL, arm_styles, empty_figure, grid, plural, rows_to_draw, wash
-from .scoretables import ordered_arms
+from .figureparts import INK, PALE, SMALL, arm_styles, empty_figure, grid, rows_to_draw, wash
+from .scoretables import count, ordered_arms, p_value
 
 CORE_LIMIT_ML = RULES["DEFUSE 3"].core_below_ml
 SIGNIFICANT = 0.05  # our choice: the field's habit; it decides whether a line is drawn
@@ -118,8 +118,7 @@ def _small(text):
 
 
 def _slope_words(found):
-    p = "p < .001" if found.slope_p < 0.001 else f"p = {found.slope_p:.3f}".replace("0.", ".")
-    return f"slope {found.slope:+.2f}, {p}".replace("-", "−")
+    return f"slope {found.slope:+.2f}, {p_value(found.slope_p)}".replace("-", "−")
 
 
 def _fig3_title(arm, found):
@@ -200,7 +199,7 @@ def _trend(figure, found, means, place):
 
 
 def _scatter_title(arm, rows, limit):
-    n = plural(len(rows), "scan" if "case" in rows.columns else "patient")
+    n = count(len(rows), "scan" if "case" in rows.columns else "patient")
     if limit is None:
         return arm_label(arm) + _small(n)
     across = int(((rows["volume_ml"] < limit) != (rows["reference_volume_ml"] < limit)).sum())

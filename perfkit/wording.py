@@ -9,6 +9,7 @@ import numpy as np
 from . import paper
 from .comparison import METRICS, bland_altman, format_value, ordered_arms, paired_tests, paper_table1, table1
 from .drawing import arm_colour, arm_label
+from .scoretables import count, p_value
 
 METRIC_LABELS = {
     "pooled_auc": "AUC, all voxels",
@@ -203,16 +204,6 @@ def verdict(p) -> str:
     return f"Chance alone {'would seldom' if p < SIGNIFICANCE else 'can'} give such a difference."
 
 
-def p_value(p) -> str:
-    """Write a p-value as journals print it: "p = .012", "p < .001"."""
-    if not np.isfinite(p):
-        return "p –"
-    if p < 0.001:
-        return "p < .001"
-    text = f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-    return f"p = {text.removeprefix('0')}"
-
-
 def difference(metric, value) -> str:
     """Write a difference in words: "higher by 0.031", "shorter by 1.2 mm"."""
     more, less, unit = _MORE.get(metric, ("higher", "lower", ""))
@@ -230,11 +221,6 @@ def signed(metric, value) -> str:
     if text == "–" or not float(text):
         return text
     return f"−{text}" if value < 0 else f"+{text}"
-
-
-def count(n, noun) -> str:
-    """Write a count with its noun."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def owner(arm) -> str:

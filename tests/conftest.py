@@ -57,9 +57,9 @@ def curves(prepared, picks):
     """AIFs of the arms without training: {arm: {case: (T,)}}."""
     from perfkit import arms
 
-    found, failures = arms.arm_aifs(prepared, picks)
+    found, failures = arms.arm_inputs(prepared, picks)
     assert not failures
-    return found
+    return {arm: arms.curves_of(held) for arm, held in found.items()}
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_experts_find_the_physiological_core(cohort, prepared, curves):
 
 def test_a_missing_pick_is_reported_and_the_others_go_on(prepared, picks):
     case, *others = prepared
-    found, failures = arms.arm_aifs(prepared, {name: picks[name] for name in others})
+    found, failures = arms.arm_inputs(prepared, {name: picks[name] for name in others})
     assert list(failures) == [(case, "expert")] and case in failures[case, "expert"]
     assert list(found["expert"]) == others and list(found["automatic"]) == [case, *others]
 
@@ -38,12 +38,12 @@ def test_a_missing_pick_is_reported_and_the_others_go_on(prepared, picks):
 def test_the_automatic_arm_follows_the_method_asked_for(prepared, picks, curves):
     case = next(iter(prepared))
     alone = {case: prepared[case]}
-    found, _ = arms.arm_aifs(alone, picks, method="murase")
+    found, _ = arms.arm_inputs(alone, picks, method="murase")
     expected = select_aif(prepared[case], "murase").curve
-    assert np.array_equal(found["automatic"][case], expected)
+    assert np.array_equal(found["automatic"][case].curve, expected)
     assert not np.array_equal(expected, curves["automatic"][case])
     with pytest.raises(ValueError, match=r"one of straka.*'kmeans' came"):
-        arms.arm_aifs(alone, picks, method="kmeans")
+        arms.arm_inputs(alone, picks, method="kmeans")
 
 
 def test_a_pick_that_is_no_artery_is_judged_like_any_aif(prepared, picks):

@@ -1,11 +1,15 @@
 """Tables of the report say the numbers of the statistics, and say what could not be computed."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 from synthetic import synthetic_patients, synthetic_scores
 
 from perfkit import reporttables
+from perfkit.mixedmodel import mixed_model
 from perfkit.pairedtests import patient_tests
 
 
@@ -73,7 +77,11 @@ def test_agreement_is_bias_and_limits_by_hand(study, tables):
 
 def test_warnings_of_the_mixed_model_are_said(study, tables):
     table = tables["mixed"]
-    assert "The fit converged" in table["words"] or "did NOT converge" in table["words"]
+    model = mixed_model(study[0], "dice", "expert")
+    assert ("The fit converged" in table["words"]) is model.converged
+    assert set(model.notes) <= set(table["notes"])
+    broken = reporttables.mixed_table(replace(model, converged=False, fit_warnings=("lbfgs: no",)))
+    assert "did NOT converge" in broken["words"] and "lbfgs: no" in broken["notes"]
     labels = [row["label"] for row in table["rows"]]
     assert labels[1:4] == ["Automatic AIF", "CNN AIF", "Mean brain curve"]
     effect = float(table["rows"][2]["cells"][0])
@@ -103,8 +111,6 @@ def test_odd_studies_have_tables_that_say_so(kind):
         "missing arm": "without a value in both arms left out",
         "two scans": "patients",
     }
-    import re
-
     assert re.search(expected[kind], said), said
 
 
