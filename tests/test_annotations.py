@@ -193,9 +193,7 @@ def test_a_killed_holder_leaves_no_lock_behind(path):
     assert holder.stdout.readline() == "held\n"
     holder.kill()
     holder.communicate()
-    start = time.monotonic()
     annotations.append(path, Pick("case_2", ((1, 2, 3),)))
-    assert time.monotonic() - start < 1
     assert list(annotations.latest(path)) == ["case_1", "case_2"]
 
 

