@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perfkit import drawing, pages, paper
+from perfkit import drawing, pages, paper, parallel
 from perfkit.maps import core_mask, perfusion_maps, relative_cbf
 from perfkit.metrics import volume_ml
 from perfkit.pictures import CT_WINDOW, PLAYED_QUALITY, View, coloured, grey, save_picture, sprite
@@ -62,15 +62,20 @@ def write_cases(
     """
     from tqdm import tqdm
 
-    failures = {}
-    for name, scan in tqdm(prepared.items(), "Case pages", unit="case", disable=not progress):
+    options = {"lambda_rel": lambda_rel, "threshold": threshold}
+
+    def written(name):
         held = {arm: found[name] for arm, found in inputs.items() if name in found}
-        options = {"lambda_rel": lambda_rel, "threshold": threshold}
+        home = Path(folder) / "cases" / page_name(name)
         try:
-            write_case(Path(folder) / "cases" / page_name(name), cohort[name].ctp, scan, held, **options)
+            write_case(home, cohort[name].ctp, prepared[name], held, **options)
         except (ValueError, OSError) as error:
-            failures[name] = str(error)
-    return failures
+            return str(error)
+        return ""
+
+    told = {"desc": "Case pages", "unit": "case", "total": len(prepared), "disable": not progress}
+    reasons = tqdm(parallel.each(written, prepared), **told)
+    return {name: why for name, why in zip(prepared, reasons, strict=True) if why}
 
 
 def write_case(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perfkit import paper
+from perfkit import paper, parallel
 from perfkit.arms import rcbf_map, relative_maps
 from perfkit.deconvolution import MATRICES
 from perfkit.maps import TMAX_THRESHOLD, core_mask
@@ -137,30 +137,43 @@ def evaluate(
     """
     import pandas as pd
 
+    matrices = list(matrices)
     rows, failures = [], {}
     voxels: dict = {}
-    for case, scan in prepared.items():
-        if scan.core is None:
-            continue
-        for arm, curves in aifs.items():
-            if case not in curves:
-                failures[case, arm] = f"{case} has no AIF of this arm."
+    known = {case: scan for case, scan in prepared.items() if scan.core is not None}
+
+    def measured(case):
+        return list(_of_scan(case, known[case], aifs, matrices, lambda_rel, threshold))
+
+    for case, found in zip(known, parallel.each(measured, known), strict=True):
+        for arm, matrix, row, rcbf in found:
+            if isinstance(row, str):
+                failures[case, arm] = row
                 continue
-            for matrix in matrices:
-                try:
-                    rcbf, tmax = relative_maps(scan, curves[case], matrix, lambda_rel)
-                except ValueError as error:
-                    failures[case, arm] = str(error)
-                    continue
-                names = {"case": case, "patient": scan.patient, "arm": arm, "matrix": matrix}
-                late = volume_ml(scan.tissue & (tmax > TMAX_THRESHOLD), scan.spacing)
-                rows.append(names | score(scan, rcbf, threshold) | {"hypoperfusion_ml": late})
-                held = (scan.core[scan.brain], rcbf[scan.brain])
-                voxels.setdefault((matrix, arm), {}).setdefault(scan.patient, []).append(held)
+            scan = known[case]
+            rows.append({"case": case, "patient": scan.patient, "arm": arm, "matrix": matrix} | row)
+            held = (scan.core[scan.brain], rcbf)
+            voxels.setdefault((matrix, arm), {}).setdefault(scan.patient, []).append(held)
         if tell:
             tell(case)
     scores = pd.DataFrame(rows)
     return Evaluation(scores, _pooled(voxels), failures, *_by_patient(scores, voxels, threshold))
+
+
+def _of_scan(case, scan, aifs, matrices, lambda_rel, threshold):
+    """Yield arm, matrix, what was measured or why nothing was, and rCBF of the brain's voxels."""
+    for arm, curves in aifs.items():
+        if case not in curves:
+            yield arm, "", f"{case} has no AIF of this arm.", None
+            continue
+        for matrix in matrices:
+            try:
+                rcbf, tmax = relative_maps(scan, curves[case], matrix, lambda_rel)
+            except ValueError as error:
+                yield arm, matrix, str(error), None
+                continue
+            late = volume_ml(scan.tissue & (tmax > TMAX_THRESHOLD), scan.spacing)
+            yield arm, matrix, score(scan, rcbf, threshold) | {"hypoperfusion_ml": late}, rcbf[scan.brain]
 
 
 def _pooled(voxels):
@@ -179,18 +192,21 @@ def _by_patient(scores, voxels, threshold):
     """Join the slabs of each patient; return the table of patients, of ROC and of threshold curves."""
     import pandas as pd
 
+    def measured(slabs):
+        core, rcbf = _joined(slabs)
+        return overlap(core, rcbf < threshold, rcbf), roc_curve(core, rcbf), threshold_curve(core, rcbf)
+
     rows, roc, cut = [], [], []
     by_name = dict(iter(scores.groupby(["matrix", "arm", "patient"], sort=False))) if len(scores) else {}
-    for (matrix, arm), patients in voxels.items():
-        for patient, slabs in patients.items():
-            names = {"patient": patient, "arm": arm, "matrix": matrix}
-            core, rcbf = _joined(slabs)
-            scans = by_name[matrix, arm, patient]
-            merged = {"cases": " + ".join(scans["case"]), "n_scans": len(scans)}
-            merged |= overlap(core, rcbf < threshold, rcbf)
-            rows.append(names | merged | scans[AVERAGED].mean().to_dict() | scans[SUMMED].sum().to_dict())
-            roc.append(pd.DataFrame(names | {"fpr": FALSE_POSITIVE_RATES, "tpr": roc_curve(core, rcbf)}))
-            cut.append(pd.DataFrame(names | {"threshold": THRESHOLDS, "dice": threshold_curve(core, rcbf)}))
+    held = {(*key, patient): slabs for key, found in voxels.items() for patient, slabs in found.items()}
+    curves = parallel.each(measured, held.values())
+    for (matrix, arm, patient), (merged, tpr, values) in zip(held, curves, strict=True):
+        names = {"patient": patient, "arm": arm, "matrix": matrix}
+        scans = by_name[matrix, arm, patient]
+        joined = {"cases": " + ".join(scans["case"]), "n_scans": len(scans)} | merged
+        rows.append(names | joined | scans[AVERAGED].mean().to_dict() | scans[SUMMED].sum().to_dict())
+        roc.append(pd.DataFrame(names | {"fpr": FALSE_POSITIVE_RATES, "tpr": tpr}))
+        cut.append(pd.DataFrame(names | {"threshold": THRESHOLDS, "dice": values}))
     return pd.DataFrame(rows), *(pd.concat(part, ignore_index=True) if part else None for part in (roc, cut))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from perfkit import anatomy, forward, layout, lesion, scanner
+from perfkit import anatomy, forward, layout, lesion, parallel, scanner
 from perfkit.case import Case
 from perfkit.recipe import SIZES, Recipe, draw_recipe
 
@@ -319,7 +319,7 @@ def write_cohort(
     _checked(seed, n, size, n_slices, n_frames, dt, what="n")
     if not 0 <= five_d <= 1:
         raise ValueError(f"five_d is a share between 0 and 1; {five_d} came.")
-    workers = min(4, os.cpu_count() or 1) if workers is None else workers
+    workers = min(parallel.usable_cores(), parallel.MOST_WORKERS) if workers is None else workers
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers must be a whole number of at least 1; {workers!r} came.")
     acquisition = {"size": size, "n_slices": n_slices, "n_frames": n_frames, "dt": float(dt)}

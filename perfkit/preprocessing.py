@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import perfkit
-from perfkit import brain, curves, gamma, masks, midline
+from perfkit import brain, curves, gamma, masks, midline, parallel
 from perfkit.case import Case
 
 FEW_BASELINE_FRAMES = 3  # our choice: below, the baseline's own noise is over half a frame's
@@ -150,14 +150,20 @@ def prepare_cohort(cohort, *, cache=None, tell=None, **options) -> PreparedCohor
     -------
     PreparedCohort
     """
-    result = PreparedCohort()
-    for scan in cohort.scans:
+
+    def prepared(scan):
         try:
             case = scan.load()
-            prepared = prepare_cached(case, cache, **options) if cache else prepare(case, **options)
-            result.scans[scan.id] = prepared
+            return prepare_cached(case, cache, **options) if cache else prepare(case, **options)
         except (OSError, ValueError) as error:
-            result.failures[scan.id] = str(error)
+            return str(error)
+
+    result = PreparedCohort()
+    for scan, found in zip(cohort.scans, parallel.each(prepared, cohort.scans), strict=True):
+        if isinstance(found, Prepared):
+            result.scans[scan.id] = found
+        else:
+            result.failures[scan.id] = found
         if tell:
             tell(scan.id)
     return result

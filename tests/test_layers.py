@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
-    "__init__ paper paths arrays checks nifti gamma brain midline drawing tables durable installer"
+    "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable installer"
     " resampling scoretables",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients discovery anatomy recipe forward lesion scanner layout overlays"
