@@ -352,33 +352,51 @@ def save_maps(folder, stem: str, maps, affine, *, method=None) -> list[Path]:
     -------
     The paths of the images, ``<stem>_<name>.nii.gz``
     """
-    import nibabel as nib
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     method = dict(getattr(maps, "method", {}) if method is None else method)
     written = []
     for name, values in maps.items():
-        path = folder / f"{stem}_{name}.nii.gz"
-        values = np.asarray(values)
-        values = values.astype(np.uint8 if values.dtype == bool else np.float32)
-        image = nib.Nifti1Image(values, np.asarray(affine, float))
-        image.header.set_xyzt_units("mm")
-        temporary = path.with_name(f".{os.getpid()}.{path.name}")
-        nib.save(image, temporary)
-        sidecar = {
-            "Map": name,
-            "Units": UNITS.get(name, "1"),
-            "Method": method,
-            "GeneratedBy": f"perfkit {__version__}",
-        }
-        beside = path.with_name(f"{stem}_{name}.json")
-        part = beside.with_name(f".{os.getpid()}.{beside.name}")
-        part.write_text(json.dumps(sidecar, indent=2, default=float) + "\n", encoding="utf-8")
-        os.replace(part, beside)
-        os.replace(temporary, path)
-        written.append(path)
+        facts = {"Map": name, "Units": UNITS.get(name, "1"), "Method": method}
+        facts["GeneratedBy"] = f"perfkit {__version__}"
+        written.append(save_image(folder / f"{stem}_{name}.nii.gz", values, affine, facts))
     return written
+
+
+def save_image(path, values, affine, sidecar: dict) -> Path:
+    """Write an image as NIfTI with a JSON sidecar beside it; each is whole under its name, the image last.
+
+    Parameters
+    ----------
+    path : ``….nii.gz``
+    values : (X, Y, Z), bool and integers as uint8, else float32
+    affine : (4, 4), mm; goes into the sform and, where it has no shear, into the qform too: some programs
+        read only one of them
+    sidecar : what JSON takes
+
+    Returns
+    -------
+    Path of the image
+    """
+    import nibabel as nib
+
+    path, values = Path(path), np.asarray(values)
+    values = values.astype(np.uint8 if values.dtype.kind in "bui" else np.float32)
+    image = nib.Nifti1Image(values, np.asarray(affine, float))
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    try:
+        image.set_qform(affine, code="scanner", strip_shears=False)
+    except nib.spatialimages.HeaderDataError:
+        image.set_qform(None)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    nib.save(image, temporary)
+    beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+    part = beside.with_name(f".{os.getpid()}.{beside.name}")
+    part.write_text(json.dumps(sidecar, indent=2, default=float) + "\n", encoding="utf-8")
+    os.replace(part, beside)
+    os.replace(temporary, path)
+    return path
 
 
 def _checked_mask(mask, shape, name="mask"):

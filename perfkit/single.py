@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
-from perfkit import paper
-from perfkit.aif import partial_volume_factor, select_aif, select_vof, voxel_aif
+from perfkit import pages, paper
+from perfkit.aif import select_aif, voxel_aif
 from perfkit.datasets import Cohort, open_cohort, open_series
 from perfkit.deconvolution import impulse_response
-from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf, save_maps
-from perfkit.metrics import volume_ml
+from perfkit.maps import save_maps
 from perfkit.preprocessing import Prepared, prepare
+from perfkit.scanresult import read_scan
 
 
 def map_scans(
@@ -86,62 +85,21 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
     """
     picked = voxels is not None
     aif = voxel_aif(prepared.concentration, voxels, prepared.dt) if picked else select_aif(prepared)
-    vof, said = scaling_vof(prepared, aif)
-    maps = perfusion_maps(
-        prepared.concentration,
-        aif.curve,
-        prepared.dt,
-        matrix=matrix,
-        lambda_rel=lambda_rel,
-        mask=prepared.brain,
-        vof=vof,
-    )
-    rcbf = relative_cbf(maps.cbf, prepared.reference_tissue)
-    core = core_mask(rcbf, prepared.brain)
-    penumbra = penumbra_mask(maps.tmax, core, prepared.brain)
-    method = {**maps.method, "aif": aif.method, "aif_voxels": np.asarray(aif.voxels).tolist()}
-    images = {**dict(maps.items()), "rcbf": rcbf, "core": core, "penumbra": penumbra}
-    save_maps(folder, prepared.id, images, prepared.affine, method=method)
-    notes = [*prepared.notes, *aif.notes, said]
+    result = read_scan(prepared, aif, matrix=matrix, lambda_rel=lambda_rel)
+    save_maps(folder, prepared.id, result.images(), prepared.affine, method=result.method())
     record = {
         "method": aif.method,
-        "voxels": method["aif_voxels"],
+        "voxels": result.method()["aif_voxels"],
         "dt": prepared.dt,
         "curve": aif.curve.tolist(),
-        "notes": notes,
+        "notes": list(result.notes),
     }
-    path = Path(folder) / f"{prepared.id}_aif.json"
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-    sizes = (volume_ml(mask, prepared.spacing) for mask in (core, penumbra))
+    pages.write(Path(folder) / f"{prepared.id}_aif.json", json.dumps(record) + "\n")
+    sizes = (result.volumes[name] for name in ("core_ml", "penumbra_ml"))
     line = "{}: core {:.1f} ml, penumbra {:.1f} ml, AIF of {} voxel(s), maps in {}".format(
         prepared.id, *sizes, len(aif.voxels), folder
     )
-    return "\n".join([line, *(f"  {note}" for note in notes)])
-
-
-def scaling_vof(prepared: Prepared, aif):
-    """Find the venous curve whose area undoes the AIF's partial volume, where the scan holds all of it.
-
-    Parameters
-    ----------
-    prepared : Prepared
-    aif : AIF of the same scan
-
-    Returns
-    -------
-    vof : (T,), HU above baseline, or None;  words : what was done, with the factor
-    """
-    try:
-        vof = select_vof(prepared, aif)
-    except ValueError as error:
-        return None, f"CBF and CBV are relative, their AIF is not corrected for partial volume: {error}"
-    factor = partial_volume_factor(aif, vof)
-    if not factor > 1:
-        why = "the venous curve is cut off or smaller than the AIF"
-        return None, f"CBF and CBV are relative, their AIF is not corrected for partial volume: {why}."
-    return vof.curve, f"The AIF is scaled by {factor:.2f} to the area of the venous curve (partial volume)."
+    return "\n".join([line, *(f"  {note}" for note in result.notes)])
 
 
 def parse_voxels(text: str) -> np.ndarray:

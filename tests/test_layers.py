@@ -19,7 +19,7 @@ LAYERS = [
     "gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " aiffigures volumefigures",
-    "islesindex suggestions",
+    "islesindex suggestions scanresult derivatives",
     "casefiles arms single departures training figures explorer pickerview wording placement raterviews",
     "evaluation studyfigures casepages reporttables",
     "picker batch report raters methods published",

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from perfkit import single
+from perfkit import scanresult, single
 from perfkit.aif import select_aif
 from perfkit.datasets import open_cohort
 from perfkit.maps import perfusion_maps
@@ -171,12 +171,12 @@ def test_the_vein_undoes_the_partial_volume_of_the_artery(series, monkeypatch):
     artery = select_aif(prepared)
     curve = np.where(prepared.times < 25, artery.curve, 0)  # all of it in the scan
     artery = replace(artery, curve=curve)
-    monkeypatch.setattr(single, "select_vof", lambda *_: replace(artery, curve=4 * curve))
-    vof, words = single.scaling_vof(prepared, artery)
+    monkeypatch.setattr(scanresult, "select_vof", lambda *_: replace(artery, curve=4 * curve))
+    vof, words = scanresult.scaling_vof(prepared, artery)
     assert "4.00" in words
-    np.testing.assert_allclose(vof, 4 * curve)
-    monkeypatch.setattr(single, "select_vof", lambda *_: replace(artery, curve=curve / 2))
-    assert single.scaling_vof(prepared, artery)[0] is None
+    np.testing.assert_allclose(vof.curve, 4 * curve)
+    monkeypatch.setattr(scanresult, "select_vof", lambda *_: replace(artery, curve=curve / 2))
+    assert scanresult.scaling_vof(prepared, artery)[0] is None
 
 
 @pytest.mark.parametrize("text, voxels", [("1 2 3", [[1, 2, 3]]), (" 1 2 3 ;4  5 6", [[1, 2, 3], [4, 5, 6]])])
