@@ -10,6 +10,8 @@ BRAIN_WINDOW = (0, 80)  # HU; the usual brain window of CT
 VOXEL_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73")
 SIDE_COLOURS = ("#E69F00", "#56B4E9")
 TITLE_SIZE = 12  # px; our choice: "12 of 345 voxels, slice 10" is then narrower than a panel of 160 px
+LESION_COLOURS = {"core": "#D55E00", "penumbra": "#56B4E9"}  # told apart by the colour-blind, on grey
+MOST_SLICES = 8  # our choice: two rows of panels
 COLUMNS = 4  # our choice: panels in a row of a notebook that are still seen
 
 
@@ -58,6 +60,34 @@ def voxels_figure(background, groups, *, affine=None, brain=None, limits=BRAIN_W
         colour = drawing.ARM_COLOURS.get(name, VOXEL_COLOURS[i % len(VOXEL_COLOURS)])
         drawing.add_contour(figure, mask[..., z], *_place(i), colour=colour, name=name)
     return figure
+
+
+def lesions_figure(background, masks, *, affine=None, brain=None, most: int = MOST_SLICES):
+    """Outline masks on the slices of a scan, from the lowest upwards.
+
+    Parameters
+    ----------
+    background : (X, Y, Z), HU.
+    masks : {name: (X, Y, Z) bool}, such as core and penumbra.
+    affine : (4, 4) mm, optional; marks R and L.
+    brain : (X, Y, Z) bool, optional; what to zoom to, and slices without any are left out.
+    most : slices; of more, those that stand evenly among them.
+    """
+    there = np.arange(background.shape[2]) if brain is None else np.flatnonzero(brain.any(axis=(0, 1)))
+    steps = np.linspace(0, len(there) - 1, min(most, len(there)))
+    shown = there[np.round(steps).astype(int)]
+    window = None if brain is None else brain.any(axis=2)
+    titles = [f"Slice {z + 1}" for z in shown]
+    figure = _slices(titles, [background[..., z] for z in shown], affine, window)
+    for i, z in enumerate(shown):
+        for name, mask in masks.items():
+            colour = LESION_COLOURS.get(name, VOXEL_COLOURS[0])
+            drawing.add_contour(figure, mask[..., z], *_place(i), colour=colour, name=name)
+    for name in masks:  # a slice without a mask has no line of its own to stand in the legend
+        line = {"color": LESION_COLOURS.get(name, VOXEL_COLOURS[0]), "width": 2}
+        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, showlegend=True)
+    legend = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "yref": "container"}
+    return figure.update_layout(showlegend=True, legend=legend | {"yanchor": "top"}, margin_t=64)
 
 
 def _title(name, voxels, z):

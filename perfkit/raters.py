@@ -208,6 +208,22 @@ def rater_files(cohort: Cohort, aif_root: str | Path | None = None) -> dict[str,
     return annotations.rater_files(cohort.folder, root)
 
 
+def recorded_picks(cohort: Cohort, rater: str, aif_root: str | Path | None = None) -> dict:
+    """Read what a rater picked in a cohort: dict from case id to pick.
+
+    Raises
+    ------
+    ValueError : the rater has no file for this cohort; those that have are named.
+    """
+    files = rater_files(cohort, aif_root)
+    if rater not in files:
+        raise ValueError(
+            f"A rater has a file of picks for {cohort.folder}: {rater!r} has none. "
+            f"Raters: {', '.join(files) or 'none yet; pick in notebook 02'}."
+        )
+    return annotations.latest(files[rater])
+
+
 def _source(cohort: Cohort, who, name: str, aif_root) -> _Source:
     if isinstance(who, str):
         files = rater_files(cohort, aif_root)

@@ -34,8 +34,8 @@ class ScanResult:
     aif : AIF, and ``vof`` the venous curve it is scaled to, or None
     maps : maps.Maps
     rcbf : (X, Y, Z)
-    core, penumbra : (X, Y, Z) bool; the penumbra is Tmax > 6 s that is not core
-    volumes : dict, ml: core, hypoperfusion (Tmax > 6 s, in the brain), penumbra, brain; and the mismatch
+    core, penumbra : (X, Y, Z) bool, inside tissue; the penumbra is Tmax > 6 s that is not core
+    volumes : dict, ml: core, hypoperfusion (Tmax > 6 s), penumbra, brain; and the mismatch
         ratio and volume (hypoperfusion against core)
     eligible : dict from trial to True, False or None (not known)
     flags : sentences; each is a reason to look before believing
@@ -109,9 +109,9 @@ def choose_aif(prepared: Prepared, case=None, *, method: str = "straka", picks=N
     ValueError : no curve or pick for this scan, one of the wrong length, or no artery was found.
     """
     mean = brain_mean_aif(prepared)
-    if learned:
+    if learned is not None:
         return judged(_learned(prepared, learned), mean.curve)
-    if picks:
+    if picks is not None:
         return judged(expert_aif(prepared, picks, case), mean.curve)
     return mean if method == "brain_mean" else select_aif(prepared, method)
 
@@ -151,6 +151,11 @@ def read_scan(
     Returns
     -------
     ScanResult
+
+    Notes
+    -----
+    Core, penumbra and hypoperfusion are tissue: ventricles have no flow either, and are not lost. The study
+    of the paper (``evaluation.score``) counts the whole brain, as the paper does.
     """
     vof, said = scaling_vof(prepared, aif)
     maps = perfusion_maps(
@@ -163,9 +168,9 @@ def read_scan(
         vof=None if vof is None else vof.curve,
     )
     rcbf = relative_cbf(maps.cbf, prepared.reference_tissue)
-    core = core_mask(rcbf, prepared.brain, threshold)
-    penumbra = penumbra_mask(maps.tmax, core, prepared.brain)
-    late = prepared.brain & (maps.tmax > TMAX_THRESHOLD)
+    core = core_mask(rcbf, prepared.tissue, threshold)
+    penumbra = penumbra_mask(maps.tmax, core, prepared.tissue)
+    late = prepared.tissue & (maps.tmax > TMAX_THRESHOLD)
     notes = (*prepared.notes, *aif.notes, said)
     result = ScanResult(prepared, aif, vof, maps, rcbf, core, penumbra, notes=notes)
     volumes = _volumes(prepared, core, late, penumbra)

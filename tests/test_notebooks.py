@@ -265,6 +265,7 @@ RUNS = {
     "02_pick_an_aif": {"cohort": "tiny"},
     "03_train_the_aif_network": {"cohort": "tiny", "preset": "tiny", "folds": 2, "epochs": 8},
     "04_compare_methods": {"cohort": "tiny", "training_circulant": "of notebook 03"},
+    "05_case_report": {"cohort": "tiny", "case": "case_2", "rater": "simulated-rater"},
 }
 # CBF estimated / true for Tikhonov, exponential residue: (AIF FWHM s, λ_rel) -> at MTT 3.7, 6, 11, 24 s.
 # Worked out apart from the package, to two digits.
@@ -348,6 +349,17 @@ def facts_04(metrics, cohort):
     assert all(note.startswith("No cnn result") for note in metrics["notes"] if note.startswith("No "))
 
 
+def facts_05(metrics, cohort):
+    assert metrics["case"] == "case_2" and metrics["aif"] == "expert"
+    known = stored(cohort, "TRAINING/case_2/*OT*/*.nii*")
+    assert metrics["reference_core_ml"] == pytest.approx(millilitres(known), rel=0.1)  # of it in the brain
+    assert 0 < metrics["core_ml"] < metrics["hypoperfusion_ml"] < metrics["brain_ml"]
+    late = metrics["hypoperfusion_ml"]
+    assert metrics["mismatch_ratio"] == pytest.approx(late / metrics["core_ml"])
+    treated = metrics["core_ml"] < 70 and metrics["mismatch_ratio"] >= 1.8 and metrics["mismatch_ml"] >= 15
+    assert metrics["DEFUSE 3"] is treated
+
+
 # notebook -> what must hold of its metrics on the tiny cohort
 FACTS = {
     "00_deconvolution_by_hand": facts_00,
@@ -355,6 +367,7 @@ FACTS = {
     "02_pick_an_aif": facts_02,
     "03_train_the_aif_network": facts_03,
     "04_compare_methods": facts_04,
+    "05_case_report": facts_05,
 }
 
 

@@ -52,3 +52,24 @@ def test_many_groups_wrap_into_rows_and_keep_the_colours_of_their_methods(prepar
     assert len(rows) == 2
     straka = [trace for trace in figure.data if trace.name == "straka"][-1]
     assert straka.line.color == overlays.drawing.ARM_COLOURS["automatic"]  # the same rule, the same colour
+
+
+def test_lesions_are_outlined_on_the_slices_of_the_brain_and_named_once(prepared):
+    prepared.brain[..., 0] = False
+    core = np.zeros(prepared.brain.shape, bool)
+    core[5:9, 5:9, 1] = True
+    masks = {"core": core, "penumbra": np.zeros_like(core)}
+    figure = overlays.lesions_figure(prepared.baseline, masks, affine=prepared.affine, brain=prepared.brain)
+    titles = [a.text for a in figure.layout.annotations if a.text not in "RL"]
+    assert titles == ["Slice 2", "Slice 3"] and len(images(figure)) == 2
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["core", "penumbra"]
+    drawn = [trace for trace in figure.data if trace.name == "core" and not trace.showlegend]
+    x = np.concatenate([np.asarray(trace.x, float) for trace in drawn if trace.x is not None])
+    assert np.nanmin(x) == 4.5 and np.nanmax(x) == 8.5  # the borders of its voxels
+
+
+def test_of_many_slices_those_are_shown_that_stand_evenly(prepared):
+    background = np.zeros((8, 8, 16))
+    figure = overlays.lesions_figure(background, {}, most=4)
+    titles = [a.text for a in figure.layout.annotations if a.text not in "RL"]
+    assert titles == ["Slice 1", "Slice 6", "Slice 11", "Slice 16"]

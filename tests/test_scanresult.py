@@ -22,8 +22,8 @@ def result(scan):
 
 def test_volumes_count_voxels(scan, result):
     ml = np.prod(scan.spacing) / 1000
-    late = scan.brain & (result.maps.tmax > 6)
-    core = scan.brain & (result.rcbf < 0.38)
+    late = scan.tissue & (result.maps.tmax > 6)
+    core = scan.tissue & (result.rcbf < 0.38)
     expected = {
         "brain_ml": scan.brain.sum() * ml,
         "core_ml": core.sum() * ml,
@@ -40,7 +40,7 @@ def test_volumes_count_voxels(scan, result):
 def test_another_threshold_gives_another_core(scan, result):
     wider = scanresult.read_scan(scan, result.aif, threshold=0.6)
     assert wider.core.sum() > result.core.sum()
-    np.testing.assert_array_equal(wider.core, scan.brain & (wider.rcbf < 0.6))
+    np.testing.assert_array_equal(wider.core, scan.tissue & (wider.rcbf < 0.6))
 
 
 @pytest.mark.parametrize("name", ["DEFUSE 3", "EXTEND"])
@@ -99,6 +99,8 @@ def test_an_expert_or_a_network_is_never_invented(scan, picks):
     others = {name: pick for name, pick in picks.items() if name != scan.id}
     with pytest.raises(ValueError, match=f"No AIF was picked for {scan.id}"):
         scanresult.choose_aif(scan, picks=others)
+    with pytest.raises(ValueError, match="No AIF was picked"):
+        scanresult.choose_aif(scan, picks={})
     with pytest.raises(ValueError, match=f"no learned AIF for {scan.id}"):
         scanresult.choose_aif(scan, learned={"another": np.ones(3)})
     with pytest.raises(ValueError, match="a value per frame"):

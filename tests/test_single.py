@@ -63,10 +63,10 @@ def test_values_are_those_of_the_curve_beside_them(mapped, series):
         np.testing.assert_allclose(read(name), values, rtol=1e-4, atol=1e-4)
     rcbf = maps.cbf / maps.cbf[scan.reference_tissue].mean()
     np.testing.assert_allclose(read("rcbf"), rcbf, rtol=1e-3, atol=1e-4)
-    core = (rcbf < 0.38) & scan.brain
+    core = (rcbf < 0.38) & scan.tissue
     assert (read("core") == core).mean() > 0.999
     assert not (read("penumbra") * read("core")).any()
-    assert ((read("penumbra") == 1) == ((read("tmax") > 6) & scan.brain & (read("core") == 0))).all()
+    assert ((read("penumbra") == 1) == ((read("tmax") > 6) & scan.tissue & (read("core") == 0))).all()
 
 
 def test_sidecars_say_how_a_map_was_made(mapped):
