@@ -614,7 +614,7 @@ def test_no_inverse_crime(module):
         for alias in node.names
     } | {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     ours = {name.split(".")[1] for name in imported if name.startswith("perfkit.")}
-    assert ours <= {*MADE_OF, "case", "annotations"}
+    assert ours <= {*MADE_OF, "case", "annotations", "parallel"}
 
 
 @pytest.mark.slow
