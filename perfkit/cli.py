@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from perfkit import __version__, aifcli, datacli
+from perfkit import __version__, aifcli, batchcli, datacli
 
 app = typer.Typer(
     name="perfkit",
@@ -23,6 +23,7 @@ app = typer.Typer(
 
 app.add_typer(aifcli.app)
 app.add_typer(datacli.app)
+app.add_typer(batchcli.app)
 
 PRESETS = ("tiny", "quick", "full")
 SIZES = ("tiny", "small", "full")

@@ -27,6 +27,22 @@ COMMANDS = {
     "maps": ("source", "--out", "--case", "--voxel", "--matrix", "--lambda-rel"),
     "pick": ("cohort", "--rater", "--case", "--port", "--browser"),
     "train": ("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
+    "batch": (
+        "notebook",
+        "--out",
+        "--cohort",
+        "--sets",
+        "--case",
+        "--workers",
+        "--time-limit",
+        "--memory-limit",
+        "--retries",
+        "--resume",
+        "--scheduler",
+        "--cluster",
+        "--jobs",
+        "--gpu",
+    ),
     "paper": (),
     "report": ("folder", "--pictures"),
     "bench": ("what", "--repeats"),
@@ -61,7 +77,7 @@ def test_the_overview_lists_every_command_and_the_warning():
     assert "perfkit study" in text  # where to start
 
 
-@pytest.mark.parametrize("command", ["study", "phantom", "maps", "pick", "train", "bench"])
+@pytest.mark.parametrize("command", ["study", "phantom", "maps", "pick", "train", "batch", "bench"])
 def test_the_example_in_the_help_is_understood(command):
     """The words after 'Try:' parse; what they would do is not done."""
     (example,) = re.findall(r"Try: (perfkit .+?)\s*$", helped(command), flags=re.M)
