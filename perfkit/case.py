@@ -25,7 +25,10 @@ class Case:
     brain : (X, Y, Z), bool or 0/1.
     patient : str; scans of one patient belong in one fold. Default: ``id``.
     core : (X, Y, Z), bool or 0/1; None where it is not known.
+    final_infarct : (X, Y, Z), bool or 0/1, the infarct at follow-up, not the core; None where unknown.
     vendor : paths of the maps delivered with the scan, by name (``"cbf"``, ``"tmax"`` …); not read.
+    vendor_maps : the same maps by name, (X, Y, Z) on the grid of ``ctp``, NaN where unknown; read when asked
+        for.
     truth : what is known of a phantom, by name (``"aif"`` (T,), ``"cbf"`` (X, Y, Z) …); empty for patients.
     source : the file the series came from; errors name it.
     notes : what the reader should be told, in sentences.
@@ -43,7 +46,9 @@ class Case:
     brain: np.ndarray
     patient: str = ""
     core: np.ndarray | None = None
+    final_infarct: np.ndarray | None = None
     vendor: Mapping[str, Path] = field(default_factory=dict)
+    vendor_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
     source: Path | None = None
     notes: tuple[str, ...] = ()
@@ -65,8 +70,9 @@ class Case:
             raise ValueError(
                 f"{name}: brain must hold at least one voxel; it is empty. Check it against ctp."
             )
-        if self.core is not None:
-            checked["core"] = checks.check_mask(self.core, shape, name, "core")
+        for role in ("core", "final_infarct"):
+            if getattr(self, role) is not None:
+                checked[role] = checks.check_mask(getattr(self, role), shape, name, role)
         for attribute, value in checked.items():
             object.__setattr__(self, attribute, value)
 
@@ -100,6 +106,8 @@ class Case:
             "brain": f"{self.brain.sum() * self.voxel_ml:.0f} ml",
             "core": "unknown" if self.core is None else f"{self.core.sum() * self.voxel_ml:.1f} ml",
         }
+        if self.final_infarct is not None:
+            facts["final infarct"] = f"{self.final_infarct.sum() * self.voxel_ml:.1f} ml"
         if self.truth:
             facts["truth"] = ", ".join(sorted(self.truth))
         if self.source is not None:

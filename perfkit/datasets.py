@@ -1,4 +1,4 @@
-"""Scans on disk: ISLES 2018 (phantoms alike) and plain folders of NIfTI series, opened lazily.
+"""Scans on disk: ISLES 2018 (phantoms alike), ISLES 2024, BIDS-like and plain folders, opened lazily.
 
 ``discovery`` says which names are recognised, ``nifti`` what a sound file is, ``checks`` what a sound scan.
 """
@@ -6,94 +6,16 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import html
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from perfkit import checks, discovery, nifti, patients, volumes
+from perfkit import discovery, patients
 from perfkit.case import Case
-
-OFFSET_SHARE = 0.1  # our choice: bone of 1024-1124 HU is rarer, brain of values stored as HU + 1024 is not
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scan:
-    """One scan of a cohort as its header describes it; ``load`` reads it.
-
-    Parameters
-    ----------
-    id, patient : as in Case.
-    path : the series; where it is missing, the case's folder.
-    name : name on disk (``"case_3"``).
-    number : of the 4DPWI series in ISLES 2018.
-    shape : (X, Y, Z, T); None where the header cannot be read.
-    dt : s.
-    spacing : (3,), mm.
-    core_path, brain_path, truth_path, vendor : the files beside the series.
-    problem : why the scan cannot be loaded, as far as the headers tell; None where nothing is wrong.
-    notes : what the reader should be told.
-    """
-
-    id: str
-    patient: str
-    path: Path
-    name: str
-    number: int | None = None
-    shape: tuple[int, ...] | None = None
-    dt: float | None = None
-    spacing: tuple[float, ...] | None = None
-    core_path: Path | None = None
-    brain_path: Path | None = None
-    truth_path: Path | None = None
-    vendor: Mapping[str, Path] = field(default_factory=dict)
-    problem: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def has_core(self) -> bool:
-        """Whether a core mask lies beside the series."""
-        return self.core_path is not None
-
-    def load(self) -> Case:
-        """Read and check the scan.
-
-        Raises
-        ------
-        ValueError, OSError
-            naming the file that is missing or broken.
-        """
-        if self.problem:
-            raise ValueError(self.problem)
-        ctp, header = volumes.read_series(self.path)
-        paths = {"brain": self.brain_path, "core": self.core_path}
-        masks = {role: volumes.read_mask(path, role, header) for role, path in paths.items() if path}
-        dt, _ = header.frame_interval()
-        return Case(
-            id=self.id,
-            patient=self.patient,
-            ctp=ctp,
-            dt=dt,
-            affine=header.affine,
-            brain=masks["brain"] if "brain" in masks else _brain(ctp, dt, header),
-            core=masks.get("core"),
-            vendor=self.vendor,
-            truth=volumes.Truth(self.truth_path) if self.truth_path else {},
-            source=self.path,
-            notes=self.notes,
-        )
-
-    def fingerprint(self) -> str:
-        """Hash of the names, sizes and times of the files a Case is read from: changes when they do."""
-        digest = hashlib.sha256(f"{self.id}|{self.patient}".encode())
-        for path in filter(None, (self.path, self.core_path, self.brain_path)):
-            stat = path.stat() if path.exists() else None
-            digest.update(f"|{path.name}|{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
-        return digest.hexdigest()[:16]
+from perfkit.foundfiles import Found, Layout
+from perfkit.scans import Scan, describe
 
 
 class Cohort:
@@ -125,6 +47,20 @@ class Cohort:
         """What the headers show to be wrong, by id."""
         return {scan.id: scan.problem for scan in self.scans if scan.problem}
 
+    def require_core(self, what: str) -> None:
+        """Raise ValueError where no scan has a core mask; ``what`` needs one, e.g. ``"A study"``."""
+        if any(scan.has_core for scan in self.scans):
+            return
+        n = sum(getattr(scan, "final_infarct_path", None) is not None for scan in self.scans)
+        hint = (
+            f" The infarct at follow-up, known of {n}, is not the core: between the two lies the treatment."
+            * (n > 0)
+        )
+        raise ValueError(
+            f"{what} needs core masks; none of the {len(self)} scans in {self.folder} has one.{hint} "
+            "For maps alone there is `perfkit maps`."
+        )
+
     def __len__(self) -> int:
         return len(self.scans)
 
@@ -135,7 +71,7 @@ class Cohort:
 
     def __iter__(self) -> Iterator[Case]:
         # map, not a generator: a generator is finished by the first exception
-        return map(Scan.load, self.scans)
+        return map(operator.methodcaller("load"), self.scans)
 
     def scan(self, key: int | str) -> Scan:
         """Find a scan by position, id or, where that is unique, by its name on disk."""
@@ -238,7 +174,8 @@ def open_cohort(folder: str | Path) -> Cohort:
     Parameters
     ----------
     folder : an ISLES 2018 tree (phantom cohorts alike; its TRAINING or TESTING folder or the folder one
-        above will do) or a plain folder of NIfTI series, named as ``perfkit.discovery`` says.
+        above will do), an ISLES 2024 tree, a BIDS-like one, a folder with a table ``scans.csv``, or a plain
+        folder of NIfTI series, named as ``perfkit.discovery`` says.
 
     Returns
     -------
@@ -247,26 +184,47 @@ def open_cohort(folder: str | Path) -> Cohort:
     Raises
     ------
     OSError, ValueError
-        where there is no folder or no scan in it, or its patients.csv is malformed.
+        where there is no folder or no scan in it, or its scans.csv or patients.csv is malformed.
     """
+    folder = discovery.check_folder(folder)
+    opened = (opener(folder) for opener in _OPENERS)
+    cohort = next((cohort for cohort in opened if cohort is not None), None)
+    if cohort is None:
+        raise discovery.nothing_found(folder)
+    return cohort
+
+
+def _open_nifti(folder: Path) -> Cohort | None:
     layout = discovery.discover(folder)
-    scans = [_scan(found) for found in layout.cases]
+    if layout is None:
+        return None
+    scans = [describe(found) for found in layout.cases]
     if all(scan.shape is not None and len(scan.shape) == 3 for scan in scans):
         raise ValueError(
             f"{layout.folder}: a cohort holds 4-D perfusion series (X, Y, Z, T); all {len(scans)} files are "
             f"3-D, e.g. {scans[0].path.name}. Give the whole time series, not single volumes."
         )
     scans, notes = _with_patients(scans, layout)
+    return Cohort(scans, layout.folder, kind=layout.kind, notes=notes + layout.notes + _notes(scans, layout))
+
+
+_OPENERS = (
+    _open_nifti,
+)  # in the order they are tried; each returns None where a folder holds none of its own
+
+
+def _notes(scans: list[Scan], layout: Layout) -> tuple[str, ...]:
+    notes = ()
     if layout.unused:
         listed = ", ".join(path.name for path in layout.unused[:3]) + (" …" if layout.unused[3:] else "")
         n = len(layout.unused)
         belong = "file belongs" if n == 1 else "files belong"
         notes += (f"{n} {belong} to no series by name and stays unused: {listed}.",)
-    if layout.kind == "NIfTI":
-        notes += ("A file <series>_core, _lesion or _mask is taken as the core.",) * any(
-            s.has_core for s in scans
-        )
-    return Cohort(scans, layout.folder, kind=layout.kind, notes=notes)
+    if layout.kind in ("NIfTI", "BIDS-like") and any(scan.has_core for scan in scans):
+        notes += ("A file <series>_core, _lesion or _mask is taken as the core.",)
+    if n := sum(scan.final_infarct_path is not None for scan in scans):
+        notes += (f"Of {n} scans the infarct at follow-up is known (final_infarct). It is not the core.",)
+    return notes
 
 
 def open_series(path: str | Path) -> Cohort:
@@ -282,74 +240,21 @@ def open_series(path: str | Path) -> Cohort:
     """
     path = Path(path)
     name = path.name.removesuffix(".gz").removesuffix(".nii")
-    scan = _scan(discovery.Found(id=name, folder=path.parent, name=name, series=path))
+    scan = describe(Found(id=name, folder=path.parent, name=name, series=path))
     if scan.problem:
         raise ValueError(scan.problem)
     return Cohort([scan], path.parent)
 
 
-def _scan(found: discovery.Found) -> Scan:
-    scan = Scan(
-        id=found.id,
-        patient=found.id,
-        path=found.series or found.folder,
-        name=found.name,
-        number=found.number,
-        core_path=found.core,
-        brain_path=found.brain,
-        truth_path=found.truth,
-        vendor=found.vendor,
-        problem=found.problem,
-        notes=found.notes,
-    )
-    if found.problem:
-        return scan
-    try:
-        header = nifti.read_header(found.series)
-    except (OSError, ValueError) as problem:
-        return replace(scan, problem=str(problem))
-    dt, notes = header.frame_interval()
-    if not header.oriented:
-        notes += ("The header gives no orientation: left and right are not certain.",)
-    spacing = tuple(round(zoom, 5) for zoom in header.zooms)  # float32 on disk: 0.9 would read 0.89999998
-    scan = replace(scan, shape=header.series_shape, dt=dt, spacing=spacing, notes=scan.notes + notes)
-    try:
-        volumes.check_header(header)
-    except ValueError as problem:
-        return replace(scan, problem=str(problem))
-    return scan
-
-
-def _with_patients(scans: list[Scan], layout: discovery.Layout) -> tuple[list[Scan], tuple[str, ...]]:
+def _with_patients(scans: list[Scan], layout: Layout) -> tuple[list[Scan], tuple[str, ...]]:
     # the list may also lie in TRAINING, or beside it where the cohort is the folder above
     parts = dict.fromkeys(found.folder.parent for found in layout.cases)
     places = [layout.folder, *parts, *(part.parent for part in parts)]
     own = patients.own_list(places if layout.kind == "ISLES 2018" else places[:1])
-    known, notes = patients.assign([(s.id, s.name, s.number) for s in scans], own, layout.folder)
+    given = {found.id: found.patient for found in layout.cases if found.patient}
+    known, notes = patients.assign([(s.id, s.name, s.number) for s in scans], own, layout.folder, given)
     alone = ("Its patient is not known: it counts as a patient of its own.",)
     return [
         replace(scan, patient=known[scan.id]) if scan.id in known else replace(scan, notes=scan.notes + alone)
         for scan in scans
     ], notes
-
-
-def _brain(ctp, dt: float, header: nifti.Header):
-    from perfkit import curves, masks
-
-    first = ctp[..., 0]
-    soft = (first > 0) & (first < 100)  # HU; tissue shows the bolus, air and bone only noise
-    soft = soft if soft.any() else np.ones_like(soft)
-    mean = np.array([ctp[..., t][soft].mean(dtype=float) for t in range(ctp.shape[-1])])
-    baseline = ctp[..., : curves.n_baseline(mean, dt)].mean(axis=-1, dtype=np.float32)
-    shifted = ((first > 1024) & (first < 1124)).mean() > OFFSET_SHARE
-    try:
-        brain = None if shifted else masks.brain_mask(baseline, checks.spacing_of(header.affine))
-    except ValueError as problem:
-        raise ValueError(f"{header.path}: {problem}") from None
-    if brain is None or not brain.any():
-        hint = "Subtract 1024" if shifted else "Convert to HU, or give a brain mask beside the series"
-        raise ValueError(
-            f"{header.path}: a scan shows brain, 0-100 HU before the contrast; none was found in values from "
-            f"{ctp.min()} to {ctp.max()}. {hint}."
-        )
-    return brain

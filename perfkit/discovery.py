@@ -1,11 +1,14 @@
-"""Which files of a folder make up which case: names and places only, no file is opened.
+"""Which files of a folder make up which case: names and places only, no image is opened.
 
-ISLES 2018, phantoms alike, with ``.nii`` or ``.nii.gz``::
+A table ``scans.csv`` is asked first (``scantable``); then names decide. ISLES 2018, phantoms alike, with
+``.nii`` or ``.nii.gz``::
 
     {TRAINING,TESTING}/case_N/SMIR.Brain.XX.O.<role>.<number>/<same name>.nii
 
-Anything else is a flat folder of NIfTI series: every ``*.nii`` and ``*.nii.gz`` at the top or in sub-folders
-is a series ``<stem>.nii.gz`` or ``<stem>_ctp.nii.gz``, unless its name marks it as companion of one:
+ISLES 2024 is told by its subjects ``sub-strokeNNNN`` (``isles24``), a BIDS-like tree by ``sub-X`` with a
+series ``…_ctp`` (``bids``). Anything else is a flat folder of NIfTI series: every ``*.nii`` and ``*.nii.gz``
+at the top or in sub-folders is a series ``<stem>.nii.gz`` or ``<stem>_ctp.nii.gz``, unless its name marks it
+as companion of one:
 
 - ``<stem>_core``, ``_lesion`` or ``_mask``: the core;
 - ``<stem>_brain``: the brain;
@@ -21,11 +24,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from perfkit import bids, isles24, nifti, scantable
+from perfkit.foundfiles import SERIES_WORD, Found, Layout, doubled, natural, visible, walk
+
 PARTS = ("TRAINING", "TESTING")
-_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _CASE = re.compile(r"case_\d+$", re.IGNORECASE)
 # ".CT." and not "CT": the letters stand in every name
 _SMIR = re.compile(r"\.(CT_4DPWI|CT_CBF|CT_CBV|CT_MTT|CT_Tmax|CT|OT)\.(\w+)$", re.IGNORECASE)
@@ -34,45 +38,11 @@ _COMPANION = re.compile(
     r"|cbf|cbv|mtt|tmax|ttp|delay|ncct|cta|dwi|adc)$",
     re.IGNORECASE,
 )
-_SERIES_WORD = re.compile(r"[_.-](ctp|4dpwi|pwi|perfusion)$", re.IGNORECASE)
 _DEPTH = 4  # folders below the cohort's; our choice: sub-X/ses-Y/perfusion-maps and one to spare
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """The files of one case. ``problem`` says why it cannot be read, in words; ``series`` is then a guess."""
-
-    id: str
-    folder: Path
-    name: str
-    series: Path | None
-    number: int | None = None
-    core: Path | None = None
-    brain: Path | None = None
-    truth: Path | None = None
-    vendor: Mapping[str, Path] = field(default_factory=dict)
-    problem: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a folder holds: its kind, the cohort's own folder, its cases, files that fit nowhere."""
-
-    kind: str
-    folder: Path
-    cases: list[Found]
-    unused: tuple[Path, ...] = ()
-
-
-def discover(folder: str | Path) -> Layout:
-    """Recognise the layout of a folder and list its cases in natural order.
-
-    Raises
-    ------
-    OSError, ValueError
-        where the folder is missing, is a file, holds no case or more than one cohort.
-    """
+def check_folder(folder: str | Path) -> Path:
+    """Return the absolute path of a cohort's folder; raise OSError where it is missing or a file."""
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(
@@ -83,36 +53,35 @@ def discover(folder: str | Path) -> Layout:
         raise NotADirectoryError(
             f"{folder}: a cohort is a folder; this is a file. Give the folder it lies in."
         )
-    folder = folder.resolve()
-    layout = _isles(folder) or _flat(folder)
-    if not layout.cases:
-        listed = ", ".join(entry.name for entry in _visible(folder)[:5]) or "nothing"
-        raise ValueError(
-            f"{folder}: a cohort holds ISLES 2018 cases (TRAINING/case_1/SMIR…CT_4DPWI…) or NIfTI series "
-            f"(*.nii, *.nii.gz); this folder holds {listed}. Unpack the data here, or make a phantom cohort."
-        )
-    return layout
+    return folder.resolve()
 
 
-def natural(name: str) -> list:
-    """Sort key that puts case_2 before case_10."""
-    return [
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part
-    ]
+def discover(folder: str | Path) -> Layout | None:
+    """Recognise the layout of a folder and list its cases in natural order.
+
+    Returns
+    -------
+    Layout, None where no recogniser finds a case.
+
+    Raises
+    ------
+    OSError, ValueError
+        where the folder is missing, is a file or holds more than one cohort, or its table is malformed.
+    """
+    folder = check_folder(folder)
+    layouts = (recognise(folder) for recognise in RECOGNISERS)
+    layout = next(layout for layout in layouts if layout is not None)
+    return layout if layout.cases else None
 
 
-def _visible(folder: Path) -> list[Path]:
-    """Entries in natural order without ``.DS_Store``, ``._*`` and ``__MACOSX``."""
-    entries = (entry for entry in folder.iterdir() if not entry.name.startswith((".", "__")))
-    return sorted(entries, key=lambda entry: natural(entry.name))
-
-
-def _stem(path: Path) -> str:
-    return _SUFFIX.sub("", path.name)
-
-
-def _is_nifti(path: Path) -> bool:
-    return bool(_SUFFIX.search(path.name))
+def nothing_found(folder: Path) -> ValueError:
+    """Error that says what a cohort's folder holds instead of scans."""
+    listed = ", ".join(entry.name for entry in visible(folder)[:5]) or "nothing"
+    return ValueError(
+        f"{folder}: a cohort holds ISLES 2018 cases (TRAINING/case_1/SMIR…CT_4DPWI…), ISLES 2024 subjects "
+        "(derivatives/sub-stroke0001/ses-01/…_ctp.nii.gz), DICOM series or NIfTI series (*.nii, *.nii.gz); "
+        f"this folder holds {listed}. Unpack the data here, or make a phantom cohort."
+    )
 
 
 # --- ISLES 2018 ---------------------------------------------------------------------------------------------
@@ -135,11 +104,11 @@ def _parts(folder: Path) -> tuple[list[tuple[str, Path]], Path]:
     """Parts (TRAINING, TESTING) of the tree and the folder that stands for the cohort."""
     if folder.name.upper() in PARTS and _case_folders(folder):
         return [(folder.name.upper(), folder)], folder.parent
-    if any(_SMIR.search(_stem(entry)) for case in _case_folders(folder) for entry in _visible(case)):
+    if any(_SMIR.search(nifti.stem(entry)) for case in _case_folders(folder) for entry in visible(case)):
         return [("TRAINING", folder)], folder
     if parts := _children_parts(folder):
         return parts, folder
-    below = [(child, _children_parts(child)) for child in _visible(folder) if child.is_dir()]
+    below = [(child, _children_parts(child)) for child in visible(folder) if child.is_dir()]
     below = [(child, parts) for child, parts in below if parts]
     names = Counter(part for _, parts in below for part, _ in parts)
     if any(count > 1 for count in names.values()):
@@ -152,30 +121,32 @@ def _parts(folder: Path) -> tuple[list[tuple[str, Path]], Path]:
 
 
 def _children_parts(folder: Path) -> list[tuple[str, Path]]:
-    children = {entry.name.upper(): entry for entry in _visible(folder) if entry.is_dir()}
+    children = {entry.name.upper(): entry for entry in visible(folder) if entry.is_dir()}
     return [(part, children[part]) for part in PARTS if part in children and _case_folders(children[part])]
 
 
 def _case_folders(folder: Path) -> list[Path]:
-    return [entry for entry in _visible(folder) if _CASE.match(entry.name) and entry.is_dir()]
+    return [entry for entry in visible(folder) if _CASE.match(entry.name) and entry.is_dir()]
 
 
 def _isles_case(folder: Path, case_id: str, truth: Path, part: str) -> Found:
     files, problem, number = defaultdict(list), None, None
-    for entry in _visible(folder):
-        match = _SMIR.search(_stem(entry))
+    for entry in visible(folder):
+        match = _SMIR.search(nifti.stem(entry))
         if not match:
             continue
         role = match[1].upper()
         inside = (
-            [f for f in _visible(entry) if _is_nifti(f)] if entry.is_dir() else [entry] * _is_nifti(entry)
+            [f for f in visible(entry) if nifti.is_nifti(f)]
+            if entry.is_dir()
+            else [entry] * nifti.is_nifti(entry)
         )
         if not inside:
             problem = problem or f"{entry}: one NIfTI file is needed; there is none. Copy it again."
         files[role] += inside
         if role == "CT_4DPWI" and match[2].isdigit():
             number = int(match[2])
-    problem = problem or _doubled(folder, files)
+    problem = problem or doubled(folder, files)
     if "CT_4DPWI" not in files:
         problem = (
             f"{folder}: a case needs a perfusion series (SMIR.Brain.XX.O.CT_4DPWI.<number>/….nii); there is "
@@ -198,31 +169,23 @@ def _isles_case(folder: Path, case_id: str, truth: Path, part: str) -> Found:
     )
 
 
-def _doubled(folder: Path, files: Mapping[str, list[Path]]) -> str | None:
-    for role, paths in files.items():
-        if len(paths) > 1:
-            listed = ", ".join(str(path.relative_to(folder)) for path in paths)
-            return f"{folder}: one {role} file is needed; there are {len(paths)}: {listed}. Keep one of them."
-    return None
-
-
 # --- flat folder of NIfTI series ----------------------------------------------------------------------------
 
 
 def _flat(folder: Path) -> Layout:
     series, companions = defaultdict(list), defaultdict(list)
-    for path in _walk(folder, _DEPTH):
-        match = _COMPANION.match(_stem(path))
+    for path in walk(folder, _DEPTH):
+        match = _COMPANION.match(nifti.stem(path))
         if match:
             companions[path.parent].append((match["stem"], match["role"].lower(), path))
         else:
-            series[path.parent, _stem(path)].append(path)
+            series[path.parent, nifti.stem(path)].append(path)
     per_folder = Counter(place for place, _ in series)
     ids = _flat_ids(folder, series, per_folder)
     used, cases = set(), []
     for (place, stem), paths in series.items():
         near = [c for where in companions if place in (where, where.parent) for c in companions[where]]
-        stems = {stem, _SERIES_WORD.sub("", stem), *([None] if per_folder[place] == 1 else [])}
+        stems = {stem, SERIES_WORD.sub("", stem), *([None] if per_folder[place] == 1 else [])}
         own = [(role, path) for base, role, path in near if base in stems]
         used.update(path for _, path in own)
         cases.append(_flat_case(ids[place, stem], stem, paths, own))
@@ -230,20 +193,11 @@ def _flat(folder: Path) -> Layout:
     return Layout("NIfTI", folder, sorted(cases, key=lambda case: natural(case.id)), tuple(unused))
 
 
-def _walk(folder: Path, depth: int) -> Iterable[Path]:
-    for entry in _visible(folder):
-        if entry.is_dir() and not _is_nifti(entry):
-            if depth and entry.name not in ("truth", "aif"):
-                yield from _walk(entry, depth - 1)
-        elif _is_nifti(entry):
-            yield entry
-
-
 def _flat_ids(folder: Path, series: Iterable, per_folder: Mapping[Path, int]) -> dict:
     ids = {}
     for place, stem in series:
         above = place.relative_to(folder).parts
-        short = _SERIES_WORD.sub("", stem)
+        short = SERIES_WORD.sub("", stem)
         ids[place, stem] = "_".join(above if above and per_folder[place] == 1 else (*above, short))
     count = Counter(ids.values())
     full = {(place, stem): "_".join((*place.relative_to(folder).parts, stem)) for place, stem in ids}
@@ -267,5 +221,9 @@ def _flat_case(case_id: str, stem: str, series: list[Path], companions: list[tup
         core=first.pop("core", None),
         brain=first.pop("brain", None),
         vendor=first,
-        problem=_doubled(series[0].parent, files),
+        problem=doubled(series[0].parent, files),
     )
+
+
+# tried in this order; each returns a Layout, or None where the folder is of another kind
+RECOGNISERS = (scantable.find, _isles, isles24.find, bids.find, _flat)

@@ -66,7 +66,10 @@ def isles_index(path: Path = INDEX) -> dict[int, str]:
 
 
 def assign(
-    scans: Iterable[tuple[str, str, int | None]], own: Mapping[str, str] | None, folder: Path
+    scans: Iterable[tuple[str, str, int | None]],
+    own: Mapping[str, str] | None,
+    folder: Path,
+    given: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Give each scan its patient.
 
@@ -76,6 +79,7 @@ def assign(
     own : what ``own_list`` found; it wins. Otherwise the ISLES 2018 index counts, by the series' number and
         never by that of the case, since phantoms share the layout.
     folder : of the cohort, for the note.
+    given : patient by id where names or a table of the scans tell it; ``own`` wins.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def assign(
     else:
         index = isles_index() if any(number is not None for *_, number in scans) else {}
         known = {sid: index.get(number) for sid, _, number in scans}
-    known = {sid: patient for sid, patient in known.items() if patient is not None}
+    known = (given or {}) | {sid: patient for sid, patient in known.items() if patient is not None}
     unknown = len(scans) - len(known)
     if not unknown:
         return known, ()

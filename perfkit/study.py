@@ -59,11 +59,7 @@ def run_study(
     out = paths.resolve(out or "../data/runs/study")
     folder = paths.resolve(cohort) if cohort else demo_cohort(n, size=size, seed=seed, say=say)
     opened = open_cohort(folder)
-    if not any(scan.has_core for scan in opened.scans):
-        raise ValueError(
-            f"A study needs core masks; none of the {len(opened)} scans in {folder} has one. "
-            "For maps alone there is `perfkit maps`."
-        )
+    opened.require_core("A study")
     opened.folds(folds, seed)  # too few patients: say so now, not after three notebooks
     say(f"Cohort: {len(opened)} scans in {folder}")
     out.mkdir(parents=True, exist_ok=True)

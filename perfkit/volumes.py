@@ -1,17 +1,21 @@
-"""Series, masks and truth as they lie on disk: read by ``nifti``, checked by ``checks``, on one grid."""
+"""Series, masks, maps and truth on disk: read by ``nifti``, checked by ``checks``, on the series' grid."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from perfkit import checks, nifti
+from perfkit import checks, nifti, resample
 
-AFFINE_TOLERANCE = 0.1  # mm; our choice: above the rounding of headers, well below a pixel
+AFFINE_TOLERANCE = resample.SAME_GRID  # mm
 ZOOM_TOLERANCE = 0.01  # relative; our choice, for pixdim against the affine
+OUTSIDE_SHARE = 0.01  # our choice: less is the rounding of two grids at the border
+_SPACE = re.compile(r"_space-([a-z0-9]+)", re.IGNORECASE)
+_MASK = re.compile(r"[_-]ma?sk$", re.IGNORECASE)
 
 
 def read_series(path: str | Path):
@@ -68,21 +72,132 @@ def read_mask(path: str | Path, role: str, series: nifti.Header):
     ValueError, OSError
         naming the file, where it is damaged, holds other values, or has another shape or affine.
     """
-    mask, header = nifti.read(path)
-    while mask.ndim > 3 and mask.shape[-1] == 1:
-        mask = mask[..., 0]
+    mask, header = _volume(path)
     mask = checks.check_mask(mask, series.series_shape[:3], str(path), role)
-    if header.oriented and series.oriented:
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in mask.shape], (1,))).reshape(4, -1)
-        off = np.abs((header.affine - series.affine) @ corners).max()
-    else:  # without orientation only the voxel sizes can be compared
-        off = np.max(np.abs(np.subtract(header.zooms, series.zooms)) * mask.shape)
+    off = _distance(header, series)
     if not off <= AFFINE_TOLERANCE:
         raise ValueError(
             f"{path}: {role} must lie on the grid of its series; the affines differ by up to {off:.3g} mm "
             f"from {series.path.name}. Resample it to the series' grid (nearest neighbour)."
         )
     return mask
+
+
+def read_final_infarct(path: str | Path, series: nifti.Header):
+    """Read the mask of an infarct at follow-up and bring it to the grid of a series, nearest neighbour.
+
+    Returns
+    -------
+    mask : (X, Y, Z), bool.
+    notes : what the reader should be told: where it was resampled, and how much lies outside of the series.
+
+    Raises
+    ------
+    ValueError, OSError
+        naming the file, where it is damaged, holds other values, or cannot be placed.
+    """
+    mask, header = _volume(path)
+    mask = checks.check_mask(mask, mask.shape, str(path), "final_infarct")
+    if on_same_grid(header, series):
+        return mask, ()
+    shape = series.series_shape[:3]
+    outside = resample.share_outside(mask, header.affine, shape, series.affine)
+    notes = ("The infarct at follow-up was brought to the grid of the series (nearest neighbour).",)
+    if outside > OUTSIDE_SHARE:
+        notes += (f"Of the infarct at follow-up {outside:.0%} lie outside of the series' slices.",)
+    return resample.mask_to_grid(mask, header.affine, shape, series.affine), notes
+
+
+def on_same_grid(header: nifti.Header, series: nifti.Header) -> bool:
+    """Whether a volume lies on the grid of a series, within ``AFFINE_TOLERANCE``; affines are then not used.
+
+    Raises
+    ------
+    ValueError
+        where that cannot be: both name the same space (``space-…``) and have equal shapes, but their affines
+        differ; or the volume has another grid, and one of the two headers places no voxels.
+    """
+    shape = header.shape[:3]
+    equal = shape == series.series_shape[:3]
+    off = _distance(header, series) if equal else np.inf
+    if off <= AFFINE_TOLERANCE:
+        return True
+    if equal and _space(header.path) and _space(header.path) == _space(series.path):
+        raise ValueError(
+            f"{header.path}: images of the same space and shape must lie on one grid; the affines differ by "
+            f"up to {off:.3g} mm from {series.path.name}, over {AFFINE_TOLERANCE:g} mm. Correct the header."
+        )
+    if not (header.oriented and series.oriented):
+        where = header.path.name if not header.oriented else series.path.name
+        raise ValueError(
+            f"{header.path}: to bring it to the grid of {series.path.name}, both headers must place their "
+            f"voxels; that of {where} does not (no qform or sform). Resample it to the grid of the series."
+        )
+    return False
+
+
+def _volume(path: str | Path):
+    volume, header = nifti.read(path)
+    while volume.ndim > 3 and volume.shape[-1] == 1:
+        volume = volume[..., 0]
+    return volume, header
+
+
+def _space(path: Path) -> str:
+    match = _SPACE.search(path.name)
+    return match[1].lower() if match else ""
+
+
+def _distance(header: nifti.Header, series: nifti.Header) -> float:
+    if header.oriented and series.oriented:
+        return resample.distance(header.affine, series.affine, header.shape[:3])
+    # without orientation only the voxel sizes can be compared
+    return float(np.max(np.abs(np.subtract(header.zooms, series.zooms)) * header.shape[:3]))
+
+
+class VendorMaps(Mapping):
+    """Maps and images delivered with a scan, read when asked for and brought to the grid of its series.
+
+    ``maps["tmax"]`` is (X, Y, Z), float32, interpolated linearly; NaN where the file holds a fill or nothing.
+    Masks (names ending in ``-msk`` or ``_mask``) are taken by nearest neighbour and keep their type.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], series: nifti.Header):
+        self.paths = dict(paths)
+        self._series = series
+
+    def __getitem__(self, name: str):
+        """Read a map.
+
+        Raises
+        ------
+        KeyError : no such map. ValueError, OSError : naming the file, where it is damaged or lies elsewhere.
+        """
+        values, header = _volume(self.paths[name])
+        if values.ndim != 3:
+            raise ValueError(
+                f"{header.path}: a map must be 3-D; its shape is {header.shape}. Give one volume."
+            )
+        mask = bool(_MASK.search(nifti.stem(header.path)))
+        values = values if mask else resample.without_fills(values, name.lower())
+        if on_same_grid(header, self._series):
+            return values
+        shape, affine = self._series.series_shape[:3], self._series.affine
+        if mask:
+            return resample.mask_to_grid(values, header.affine, shape, affine)
+        moved = resample.map_to_grid(values, header.affine, shape, affine)
+        if not np.isfinite(moved).any():
+            raise ValueError(
+                f"{header.path}: a map must overlap its series; by their affines no voxel of "
+                f"{self._series.path.name} lies in it. Check that they are of one scan, and the headers."
+            )
+        return moved
+
+    def __iter__(self):
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
 
 class Truth(Mapping):

@@ -10,15 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
     "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable installer"
-    " notebookparameters privatekernel resources resampling scoretables",
+    " resample resampling scoretables notebookparameters privatekernel resources",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
-    " volumes patients discovery anatomy recipe forward lesion scanner layout overlays"
+    " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts meancurves export pages pictures",
-    "batchrecord arteries blandaltman eligibility mixedmodel pairedtests power",
-    "batchtask quality clusters recirculation readings",
+    "batchrecord batchchild scans isles24 bids scantable arteries blandaltman eligibility mixedmodel pairedtests power",
+    "batchtask discovery quality clusters recirculation readings",
     "executors gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
-    " aiffigures volumefigures",
+    " batchdriver aiffigures volumefigures",
     "islesindex suggestions scanresult derivatives",
     "casefiles arms single departures training figures explorer pickerview wording placement raterviews",
     "batchplan evaluation studyfigures casepages reporttables",
