@@ -6,8 +6,9 @@
     phenotype/…/*.csv
 
 The subjects are also written ``sub-strokecase0001`` and the sessions ``ses-0001``; their numbers have gaps.
-The series comes from ``derivatives``, where it is corrected for motion and has frames of 1 s, else from the raw
-data. The mask is the infarct at follow-up, ``final_infarct``: the core stays unknown.
+The series comes from ``derivatives``, where it is corrected for motion and has frames of 1 s; from
+``raw_data`` only where there is no other. The mask is the infarct at follow-up, ``final_infarct``: the core
+stays unknown.
 """
 
 from __future__ import annotations

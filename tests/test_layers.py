@@ -10,11 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
     "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable installer"
-    " resample resampling scoretables notebookparameters privatekernel resources",
+    " resample resampling scoretables archives notebookparameters privatekernel resources",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
-    " agreement figureparts meancurves export pages pictures",
-    "batchrecord batchchild scans isles24 bids scantable arteries blandaltman eligibility mixedmodel pairedtests power",
+    " agreement figureparts meancurves export pages pictures resuming",
+    "batchrecord batchchild scans isles24 bids scantable downloads arteries"
+    " blandaltman eligibility mixedmodel pairedtests power"
+    " scans isles24 bids scantable",
     "batchtask discovery quality clusters recirculation readings",
     "executors gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
