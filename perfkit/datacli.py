@@ -1,4 +1,4 @@
-"""``perfkit data …``: what is known of public data, and whether a download fits it."""
+"""``perfkit data …``: public data, how to get it, and what a folder of scans holds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,51 @@ import typer
 
 app = typer.Typer(
     name="data",
-    help="Public data: how two systems agree on ISLES 2018, and whether your download is whole.",
+    help="Data: get public sets, see what a folder holds and what is odd in it.",
     no_args_is_help=True,
 )
 
 
-@app.callback()
-def _group():
-    """Keep ``index`` a word of its own, the only command though it be."""
+@app.command()
+def get(
+    name: Annotated[
+        str, typer.Argument(help="isles18, isles24 or unitobrain. Empty: list them.", show_default=False)
+    ] = "",
+    to: Annotated[str, typer.Option(help="Folder. Empty: data/<name>.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="The terms are accepted: do not ask.")] = False,
+    api: Annotated[str, typer.Option(hidden=True)] = "",
+):
+    """Say where public data sets are to be had and on what terms; download an open one.
+
+    Its terms and size are shown first, and you are asked. Files are checked by
+    the md5 of the record, zips are unpacked, TERMS.txt is left beside them. The
+    same command goes on with a download that broke.
+
+    Try: perfkit data get isles18 --to data/isles18
+    """
+    from perfkit import downloads
+
+    if not name:
+        for source in downloads.SOURCES.values():
+            for line in downloads.describe(source):
+                typer.echo(line)
+        return
+    folder = downloads.get_dataset(
+        name, to, agree=_yes if yes else _asked, api=api or downloads.ZENODO, say=typer.echo
+    )
+    typer.echo(f"See what it holds: perfkit data check {folder}")
+
+
+def _yes(question):
+    return True
+
+
+def _asked(question):
+    """Ask at the terminal; where nobody can answer, the answer is no."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        raise ValueError(f"{question} Nobody answered, so nothing was downloaded. Give --yes.") from None
 
 
 @app.command()
