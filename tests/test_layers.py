@@ -15,8 +15,7 @@ LAYERS = [
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts meancurves export pages pictures resuming",
     "batchrecord batchchild scans isles24 bids scantable downloads arteries"
-    " blandaltman eligibility mixedmodel pairedtests power"
-    " scans isles24 bids scantable",
+    " blandaltman eligibility mixedmodel pairedtests power",
     "batchtask discovery quality clusters recirculation readings",
     "executors gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
