@@ -149,6 +149,6 @@ def _notes(parts: Mapping[str, Path], base: Path, cases: list[Found]) -> tuple[s
         notes.append("There are no derivatives: raw series are read, and no mask of the infarct is known.")
     phenotype = next((entry for entry in visible(base) if entry.name.lower() == "phenotype"), None)
     if phenotype is not None and phenotype.is_dir():
-        n = len(list(phenotype.rglob("*.csv")))
+        n = sum(not path.name.startswith(".") for path in phenotype.rglob("*.csv"))
         notes.append(f"Clinical tables lie in phenotype ({n} csv file{'s' * (n != 1)}); they are not read.")
     return tuple(notes)

@@ -15,6 +15,7 @@ AFFINE_TOLERANCE = resample.SAME_GRID  # mm
 ZOOM_TOLERANCE = 0.01  # relative; our choice, for pixdim against the affine
 OUTSIDE_SHARE = 0.01  # our choice: less is the rounding of two grids at the border
 _SPACE = re.compile(r"_space-([a-z0-9]+)", re.IGNORECASE)
+_MR = ("dwi", "adc")
 _MASK = re.compile(r"[_-]ma?sk$", re.IGNORECASE)
 
 
@@ -159,11 +160,12 @@ class VendorMaps(Mapping):
     """Maps and images delivered with a scan, read when asked for and brought to the grid of its series.
 
     ``maps["tmax"]`` is (X, Y, Z), float32, interpolated linearly; NaN where the file holds a fill or nothing.
-    Masks (names ending in ``-msk`` or ``_mask``) are taken by nearest neighbour and keep their type.
+    Masks (names ending in ``-msk`` or ``_mask``) are taken by nearest neighbour and keep their type. Images of
+    MR are left out: the coordinates of another scanner need a registration.
     """
 
     def __init__(self, paths: Mapping[str, Path], series: nifti.Header):
-        self.paths = dict(paths)
+        self.paths = {name: path for name, path in paths.items() if name not in _MR}
         self._series = series
 
     def __getitem__(self, name: str):
