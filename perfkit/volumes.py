@@ -160,8 +160,8 @@ class VendorMaps(Mapping):
     """Maps and images delivered with a scan, read when asked for and brought to the grid of its series.
 
     ``maps["tmax"]`` is (X, Y, Z), float32, interpolated linearly; NaN where the file holds a fill or nothing.
-    Masks (names ending in ``-msk`` or ``_mask``) are taken by nearest neighbour and keep their type. Images of
-    MR are left out: the coordinates of another scanner need a registration.
+    Masks (names ending in ``-msk`` or ``_mask``) are taken by nearest neighbour and keep their type.
+    Images of MR are left out: the coordinates of another scanner need a registration.
     """
 
     def __init__(self, paths: Mapping[str, Path], series: nifti.Header):
