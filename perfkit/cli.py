@@ -185,7 +185,9 @@ def train(
     _known("matrix", matrix, MATRICES)
     _folder("out", out)
     folder = paths.resolve(cohort) if cohort else demo_cohort(say=typer.echo)
-    open_cohort(folder).folds(folds, seed)  # what is wrong with them is said before TensorFlow starts
+    opened = open_cohort(folder)
+    opened.require_core("Training")
+    opened.folds(folds, seed)  # what is wrong with them is said before TensorFlow starts
     from perfkit.training import train_cohort
 
     out = paths.resolve(out or "../data/runs/training")

@@ -178,7 +178,11 @@ def save_results(
         reasons = [why for _, why in failures] + list(evaluation.failures.values())
         raise ValueError(
             "A comparison needs scores, and no scan has any: "
-            + (f"{len(reasons)} failed, the first with: {reasons[0]}" if reasons else "none has a core mask.")
+            + (
+                f"{len(reasons)} failed, the first with: {reasons[0]}"
+                if reasons
+                else "none has a core mask. The infarct at follow-up (final_infarct) does not count as one."
+            )
         )
     save_table(folder / "scores.csv", evaluation.scores)
     for name in JOINED:

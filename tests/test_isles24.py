@@ -301,6 +301,17 @@ def test_a_study_says_that_the_infarct_at_follow_up_is_not_the_core(isles24, tmp
         study.run_study(tmp_path / "out", isles24, say=lambda line: None)
 
 
+def test_training_says_so_before_tensorflow_starts(isles24, command_line):
+    status, _, said = command_line("train", "--cohort", isles24)
+    assert status and "Training needs core masks" in said and "is not the core" in " ".join(said.split())
+
+
+def test_maps_are_made_all_the_same(one, command_line):
+    status, said, _ = command_line("maps", one, "--out", one / "maps")
+    assert status == 0 and "sub-stroke0014: core" in said
+    assert (one / "maps" / "sub-stroke0014").is_dir()
+
+
 def test_maps_are_read_when_asked_for_and_opening_reads_none(isles24, monkeypatch):
     read, opened = nifti.read, []
     monkeypatch.setattr(nifti, "read", lambda path: opened.append(path.name) or read(path))
