@@ -22,14 +22,25 @@ from perfkit.arrays import (
     real_tensor,
     tensor_dtype,
 )
+from perfkit.calibration import FAMILIES, Calibration, white_noise
 from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, impulse_response, lag_window
 
 VOLUME_UNITS = 100 * paper.HEMATOCRIT_FACTOR / paper.DENSITY  # area ratio -> ml/100 g
 TMAX_THRESHOLD = 6.0  # s; hypoperfusion, DEFUSE 3
+NOISE_VOXELS = 4096  # our choice: their median has 1 % of error
 BLOCK = 16384  # voxels at once; our choice: their k (16384 × 2T float32) stays in the processor's cache
-UNITS = {"cbf": "ml/100 g/min", "cbv": "ml/100 g", "mtt": "s", "tmax": "s", "ttp": "s", "rcbf": "1"}
-ESTIMATORS = ("tikhonov",)
-NAMES = ("cbf", "cbv", "mtt", "tmax", "ttp")
+UNITS = {
+    "cbf": "ml/100 g/min",
+    "cbv": "ml/100 g",
+    "mtt": "s",
+    "tmax": "s",
+    "ttp": "s",
+    "delay": "s",
+    "rcbf": "1",
+}
+ESTIMATORS = ("tikhonov", "calibrated")
+NAMES = ("cbf", "cbv", "mtt", "tmax", "ttp")  # of every estimator; calibrated maps have a delay too
+CALIBRATED = (*NAMES, "delay")
 
 
 @dataclass
@@ -39,6 +50,7 @@ class Maps:
     Attributes
     ----------
     cbf : (...,), ml/100 g/min;  cbv : (...,), ml/100 g;  mtt, tmax, ttp : (...,), s
+    delay : (...,), s, of the tissue behind the AIF; of calibrated maps only
     method : how they were made, as it goes into the sidecar of a file
     """
 
@@ -47,11 +59,12 @@ class Maps:
     mtt: np.ndarray | None = None
     tmax: np.ndarray | None = None
     ttp: np.ndarray | None = None
+    delay: np.ndarray | None = None
     method: dict = field(default_factory=dict)
 
     def items(self):
         """Yield name and map, in the order of the field's reports."""
-        return ((name, getattr(self, name)) for name in NAMES if getattr(self, name) is not None)
+        return ((name, getattr(self, name)) for name in CALIBRATED if getattr(self, name) is not None)
 
 
 def perfusion_maps(
@@ -66,7 +79,9 @@ def perfusion_maps(
     mask=None,
     vof=None,
     t0: float = 0.0,
-    only=NAMES,
+    only=None,
+    residue: str = "gamma-2",
+    noise=None,
 ) -> Maps:
     """Deconvolve every voxel and read the perfusion maps off.
 
@@ -75,12 +90,16 @@ def perfusion_maps(
     concentration : (..., T), HU above baseline
     aif : (T,), HU above baseline
     dt : float, frame interval in s
-    estimator : "tikhonov": the maps as the regularised k gives them
+    estimator : "tikhonov": the maps as the regularised k gives them; "calibrated": flow, volume, transit
+        time and delay with what the regularisation and the end of the scan did to them undone
     matrix, regularization, lambda_rel : as ``deconvolution.impulse_response``
     mask : (...,) bool, voxels to compute; 0 elsewhere
     vof : (T,), HU above baseline; the AIF is scaled to its area, which undoes partial volume
     t0 : float, s; TTP is counted from here (0: the first frame)
-    only : names of the maps that are needed; the others are None
+    only : names of the maps that are needed, the others are None; default: all
+    residue : family of the residue function that "calibrated" assumes, ``calibration.FAMILIES``
+    noise : HU, standard deviation of the curves, for "calibrated"; default ``calibration.white_noise`` of
+        the voxels, which is too low where curves were smoothed in time
 
     Returns
     -------
@@ -105,19 +124,25 @@ def perfusion_maps(
         concentration = real_array(concentration, "The concentration")
     if len(concentration.shape) < 1:
         raise ValueError("The concentration needs a time axis, the last one: a single number came.")
-    if isinstance(only, str | None.__class__) or not set(only) <= set(NAMES):
-        raise ValueError(f"only takes a list of names among {', '.join(NAMES)}: {only!r} came.")
+    names = NAMES if estimator == "tikhonov" else CALIBRATED
+    only = names if only is None else only
+    if isinstance(only, str) or not hasattr(only, "__iter__") or not set(only) <= set(names):
+        raise ValueError(f"only takes a list of names among {', '.join(names)}: {only!r} came.")
     dt, aif = checked_dt(dt), _scaled_to(aif, vof)
     options = {"matrix": matrix, "regularization": regularization, "lambda_rel": lambda_rel}
     method = {"estimator": estimator, **options, "dt": dt, "vof_scaled": vof is not None, "t0": t0}
+    if estimator == "calibrated":
+        _check_calibrated(regularization, residue, noise)
+        method["residue"] = residue
+    wanted = (t0, only, residue if estimator == "calibrated" else None, noise)
     if is_tensor(concentration) or is_tensor(aif):
-        maps = _of_tensors(concentration, aif, dt, options, t0, mask, only)
+        maps = _of_tensors(concentration, aif, dt, options, wanted, mask)
     else:
-        maps = _of_arrays(concentration, aif, dt, options, t0, mask, only)
+        maps = _of_arrays(concentration, aif, dt, options, wanted, mask)
     return Maps(**maps, method=method)
 
 
-def _of_arrays(concentration, aif, dt, options, t0, mask, only):
+def _of_arrays(concentration, aif, dt, options, wanted, mask):
     """Go through the voxels block by block: memory stays that of the maps."""
     shape, n_frames = concentration.shape[:-1], concentration.shape[-1]
     mask = np.ones(shape, bool) if mask is None else _checked_mask(mask, shape)
@@ -127,8 +152,11 @@ def _of_arrays(concentration, aif, dt, options, t0, mask, only):
     flat = concentration.reshape(-1, n_frames, order=order)
     chosen = np.flatnonzero(mask.ravel(order))
     whole = len(chosen) == len(flat)
-    maps = {name: np.zeros(len(flat), dtype) for name in only}
-    read = _reader(aif, dt, options, t0, dtype, only)
+    maps = {name: np.zeros(len(flat), dtype) for name in wanted[1]}
+    if wanted[2] and wanted[3] is None:
+        sample = chosen[:: max(1, len(chosen) // NOISE_VOXELS)]
+        wanted = (*wanted[:3], white_noise(flat[sample].astype(dtype)) if len(sample) else 0.0)
+    read = _reader(aif, dt, options, wanted, dtype)
     for start in range(0, len(chosen), BLOCK):
         rows = slice(start, start + BLOCK) if whole else chosen[start : start + BLOCK]
         for name, values in read(flat[rows].astype(dtype, copy=False)).items():
@@ -136,7 +164,7 @@ def _of_arrays(concentration, aif, dt, options, t0, mask, only):
     return {name: values.reshape(shape, order=order) for name, values in maps.items()}
 
 
-def _of_tensors(concentration, aif, dt, options, t0, mask, only):
+def _of_tensors(concentration, aif, dt, options, wanted, mask):
     xp = namespace(concentration, aif)
     dtype = tensor_dtype(concentration if is_tensor(concentration) else aif)
     concentration = real_tensor(concentration, "The concentration", dtype)
@@ -147,14 +175,17 @@ def _of_tensors(concentration, aif, dt, options, t0, mask, only):
     inside = None if mask is None else _tensor_mask(xp, mask, tuple(concentration.shape[:-1]))
     if inside is not None:  # before and after: a NaN out there would spoil the gradients inside
         concentration = xp.where(inside[..., None], concentration, xp.zeros_like(concentration))
-    maps = _reader(aif, dt, options, t0, concentration.dtype, only)(concentration)
+    if wanted[2] and wanted[3] is None:
+        wanted = (*wanted[:3], white_noise(concentration))
+    maps = _reader(aif, dt, options, wanted, concentration.dtype)(concentration)
     if inside is None:
         return maps
     return {name: xp.where(inside, values, xp.zeros_like(values)) for name, values in maps.items()}
 
 
-def _reader(aif, dt, options, t0, dtype, only):
+def _reader(aif, dt, options, wanted, dtype):
     """Prepare the function from curves (V, T) to maps (V,): one operator serves all voxels."""
+    t0, only, residue, noise = wanted
     xp = namespace(aif)
     n_frames = aif.shape[-1]
     lags = lag_window(n_frames, dt, options["matrix"])
@@ -176,6 +207,28 @@ def _reader(aif, dt, options, t0, dtype, only):
         k = impulse_response(curves, aif, dt, **options)
         return k[..., lags] if xp is np else xp.take(k, lags % k.shape[-1], axis=-1)
 
+    def summary(curves):
+        peak, lag = _peak(xp, irf(curves))
+        return peak, (lag + int(lags[0])) * dt, matmul(xp, curves, weights) / area
+
+    def gains(lag):
+        """Noise of peak and area, and what they share, for white noise of 1 HU."""
+        at = lag / dt - int(lags[0])
+        at = np.rint(at).astype(int) if xp is np else xp.cast(xp.round(at), "int32")
+        of_area = xp.sqrt(xp.sum(weights**2)) / xp.abs(area) + xp.zeros_like(lag)
+        of_peak = xp.sqrt(xp.sum(operator**2, axis=0))
+        shared = matmul(xp, weights[None], operator)[0] / xp.abs(area)
+        return xp.take(of_peak, at, axis=0), of_area, xp.take(shared, at, axis=0)
+
+    def calibrated(curves):
+        peak, lag, ratio = summary(curves)
+        found = table(peak, lag, ratio, noise)
+        found |= {"cbf": FLOW_UNITS * found["flow"], "tmax": lag}
+        found["cbv"] = VOLUME_UNITS * found["flow"] * found["mtt"]
+        if "ttp" in only:
+            found["ttp"] = _peak(xp, curves)[1] * dt - t0
+        return {name: found[name] for name in only}
+
     def read(curves):
         found = {}
         if {"cbf", "mtt", "tmax"} & set(only):
@@ -190,7 +243,22 @@ def _reader(aif, dt, options, t0, dtype, only):
             found["ttp"] = _peak(xp, curves)[1] * dt - t0
         return {name: found[name] for name in only}
 
-    return read
+    if residue is None:
+        return read
+    table = Calibration(aif if xp is not np else aif.astype(dtype), dt, summary, gains, residue)
+    return calibrated
+
+
+def _check_calibrated(regularization, residue, noise):
+    if residue not in FAMILIES:
+        raise ValueError(f"residue is one of {', '.join(FAMILIES)}: {residue!r} came.")
+    if noise is not None and not noise >= 0:
+        raise ValueError(f"noise is a standard deviation in HU, 0 or more: {noise!r} came.")
+    if regularization == "osvd":
+        raise ValueError(
+            "Calibrated maps need a regularisation that is the same for every voxel, 'tikhonov' or 'tsvd': "
+            "'osvd' came, which adapts to each."
+        )
 
 
 def _peak(xp, curves):

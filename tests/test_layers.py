@@ -16,7 +16,7 @@ LAYERS = [
     " agreement figureparts meancurves export pages pictures resuming",
     "batchrecord batchchild scans isles24 bids scantable downloads arteries"
     " blandaltman eligibility mixedmodel pairedtests power",
-    "batchtask discovery quality clusters recirculation readings",
+    "batchtask discovery calibration quality clusters recirculation readings",
     "executors gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",

@@ -221,7 +221,7 @@ def test_saved_maps_read_back_with_affine_and_sidecar(tmp_path):
         ({"aif": np.ones(59)}, "59"),
         ({"concentration": 3.0}, "time axis"),
         ({"only": ("cbf", "flow")}, "flow"),
-        ({"only": None}, "None"),
+        ({"only": 3}, "3"),
         ({"vof": np.zeros(60)}, "area: that of the VOF is 0 "),
         ({"vof": np.full(60, np.nan)}, "area: that of the VOF is nan "),
         ({"aif": np.r_[1.0, -1.0, np.zeros(58)], "vof": np.ones(60)}, "area: that of the AIF is 0 "),
