@@ -15,8 +15,8 @@ from perfkit.datasets import Cohort, open_cohort
 from perfkit.notebookparameters import Parameters, read_parameters, source_hash
 
 GIVEN = ("cohort", "case", "out")  # set by the batch, case by case
-BASE = 700 * 2**20  # bytes; our choice: papermill and a kernel with perfkit
-FACTOR = 12  # our choice: float32 copies of the series at once
+BASE = 512 * 2**20  # bytes; papermill and a kernel with perfkit took 0.25 GiB; our choice: twice that
+FACTOR = 6  # notebook 01 held 2.9 times the series as float32 (256²×16×53); our choice: twice that
 RESERVED = {"failures.csv", "run.json"}
 LONGEST = 100  # characters; our choice: a folder's name, with room for what is added while it is made
 
@@ -197,7 +197,7 @@ def _run(case, name, declared: Parameters, values: dict, scan, opened, source) -
     problem = scan.problem if scan else None
     n_voxels = math.prod(scan.shape) if scan and scan.shape else 0
     record = {
-        "key": batchrecord.key_of(source, free, inputs),
+        "key": batchrecord.key_of(source, free, inputs, __version__),
         "notebook": source,
         "parameters": parameters,
         "inputs": inputs,

@@ -1,21 +1,18 @@
 """One case of a batch: papermill in a process of its own, watched, and its result put into place whole.
 
 ``run_case`` runs where the case runs, in a thread of the driver or in a Dask worker. It starts
-``python -m perfkit.batchtask``, which runs the notebook, and ends that process with all below it when the
+``python -m perfkit.batchchild``, which runs the notebook, and ends that process with all below it when the
 time or the memory is used up or the run is over. Whoever starts it may be killed too: the process reads its
 standard input, and when that closes it ends itself.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from contextlib import suppress
@@ -23,23 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from perfkit import __version__, batchrecord, pages, resources
+from perfkit.batchchild import PASSING, RESULT
 
 POLL = 0.25  # s; our choice: a process that takes 1 GB/s overshoots its limit by a quarter of that
 LOG_TAIL = 300  # characters; our choice: a reason is one line of a table
-WORK, FAILED, LOG, RESULT = ".work", "failed.ipynb", "log.txt", "result.json"
-# what may pass by itself: a full or vanished share, a network that stumbles, a machine short of something
-PASSING = {
-    getattr(errno, name)
-    for name in (
-        *("EIO", "ENOSPC", "EDQUOT", "ESTALE", "EREMOTEIO", "EBUSY", "EAGAIN", "ENFILE", "EMFILE"),
-        *("ETIMEDOUT", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
-    )
-    if hasattr(errno, name)
-}
-SYSTEM_ERRORS = {
-    *("OSError", "TimeoutError", "BlockingIOError", "ConnectionError"),
-    *("ConnectionAbortedError", "ConnectionRefusedError", "ConnectionResetError"),
-}
+WORK, FAILED, LOG = ".work", "failed.ipynb", "log.txt"
 THREADS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"),
     *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"),
@@ -151,7 +136,7 @@ def _supervise(task: Task, work: Path, used) -> tuple[str, str]:
     begun = time.monotonic()
     with open(work / LOG, "wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "perfkit.batchtask"],
+            [sys.executable, "-P", "-m", "perfkit.batchchild"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -264,61 +249,3 @@ def _environment(task: Task, private: Path) -> dict:
         threads["CUDA_VISIBLE_DEVICES"] = task.gpu
     own = {"JUPYTER_RUNTIME_DIR": str(private), "IPYTHONDIR": str(private / "ipython")}
     return os.environ | threads | own | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-
-
-def main() -> None:
-    """Run the notebook in this process and its kernel; the job comes as a line on the standard input."""
-    job = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_the_parent, args=(job["private"],), daemon=True).start()
-    try:
-        _execute(job)
-        result = {"kind": "done", "reason": ""}
-    except BaseException as error:
-        result = _told(error)
-    pages.write(Path(job["work"], RESULT), json.dumps(result))
-
-
-def _end_with_the_parent(private: str) -> None:
-    while os.read(0, 4096):  # not the buffered stdin: its lock would be held when this process ends
-        pass
-    resources.kill_tree(os.getpid(), itself=False)
-    shutil.rmtree(private, ignore_errors=True)
-    os._exit(1)
-
-
-def _execute(job: dict) -> None:
-    sys.modules.setdefault("rfc3987_syntax", None)  # builds a grammar for 2 s when jsonschema tries it
-    import papermill
-
-    from perfkit.privatekernel import PrivateKernelManager
-
-    folder, notebook = Path(job["work"], "case"), Path(job["notebook"])
-    parameters = job["parameters"] | ({"out": str(folder)} if job["out"] else {})
-    papermill.execute_notebook(
-        _escaped(notebook),
-        _escaped(folder / notebook.name),
-        parameters,
-        kernel_name="python3",
-        language="python",  # where the notebook does not say
-        progress_bar=False,
-        kernel_manager_class=PrivateKernelManager,
-        extra_arguments=["--HistoryManager.enabled=False"],
-    )
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace("{", "{{").replace("}", "}}")  # papermill formats paths with the parameters
-
-
-def _told(error: BaseException) -> dict:
-    """Sort an error of papermill or of the notebook into kind and reason."""
-    name, words = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-    number = getattr(error, "errno", None)
-    if name in SYSTEM_ERRORS and (found := re.match(r"\[Errno (\d+)\]", words)):
-        number = int(found[1])
-    kind = "lost" if name == "DeadKernelError" else "io" if number in PASSING else "error"
-    return {"kind": kind, "reason": f"{name}: {words}" if words else name}
-
-
-if __name__ == "__main__":
-    main()

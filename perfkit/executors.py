@@ -169,7 +169,7 @@ def _of_client(client, workers, words):
             alive=lambda: client.status == "running",
         )
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False)  # cancels what has not begun
 
 
 def _distributed():

@@ -1,16 +1,27 @@
 """Each good case is done once and right, whatever happens to its processes; what failed is told with why."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 
+import filelock
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from perfkit import batch, batchtask
+from perfkit import batch, batchdriver, batchplan, batchtask, datasets
+
+BATCH = (sys.executable, "-c", "from perfkit.cli import main; main()", "batch")
 
 PARAMETERS = 'cohort: str = ""\ncase: str = ""\nout: str = ""\nlambda_rel: float = 0.3\n'
 MAPS = """
@@ -49,7 +60,7 @@ def record(out):
 @pytest.fixture
 def run(tmp_path, tiny_cohort, monkeypatch):
     """Run a batch of small cases below ``tmp_path``; returns its summary and what it said."""
-    monkeypatch.setattr(batch, "BACKOFF", 0.01)
+    monkeypatch.setattr(batchdriver, "BACKOFF", 0.01)
 
     def call(source, out="out", **options):
         said = []
@@ -105,3 +116,465 @@ def test_a_wrong_input_is_not_tried_again_and_leaves_its_notebook(tmp_path, run,
     errors = [o for c in kept.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
     assert [error.ename for error in errors] == ["ValueError"]
     assert {path.name for path in (tmp_path / "out" / "case_1").iterdir()} == {batchtask.FAILED}
+
+
+CHAOS = """
+import os, time
+from pathlib import Path
+Path(tries, f"{case}.{os.getpid()}").touch()
+first = len(list(Path(tries).glob(f"{case}.*"))) == 1
+Path(out, "half.txt").write_text("half")
+if case == "case_2":
+    time.sleep(600)
+if case == "case_3":
+    held = []
+    for _ in range(40):
+        held.append(b"x" * 100_000_000)
+        time.sleep(0.05)
+if case == "case_4":
+    raise ValueError("a wrong input")
+if case == "case_5" and first:
+    raise OSError(28, "No space left on device")
+if case == "case_6" and first:
+    os.kill(os.getpid(), 9)
+"""
+
+
+def processes_named(folder):
+    """Pids that a notebook left as ``<case>.<pid>`` in a folder and that still live."""
+    return [path.name for path in folder.iterdir() if psutil.pid_exists(int(path.suffix[1:]))]
+
+
+def test_each_fault_ends_alone_and_only_what_may_pass_is_tried_again(tmp_path, run):
+    tries = tmp_path / "tries"
+    tries.mkdir()
+    source = notebook(tmp_path / "chaos.ipynb", CHAOS, TOUCH, parameters=PARAMETERS + 'tries: str = ""\n')
+    limits = {"time_limit": 15, "memory_limit": 0.5, "retries": 1}
+    summary, said = run(source, cases=None, parameters={"tries": str(tries)}, **limits)
+    out = tmp_path / "out"
+    assert sorted(summary.done) == ["case_1", "case_5", "case_6"]
+    kinds = {case: row["kind"] for case, row in failures(out).items()}
+    assert kinds == {"case_2": "timeout", "case_3": "memory", "case_4": "error"}
+    assert summary.failures["case_2"][1] == "It was not done after 15 s, in cell 3."
+    assert "0.50 GiB were allowed, in cell 3." in summary.failures["case_3"][1]
+    count = Counter(path.stem for path in tries.iterdir())
+    assert count == {f"case_{n}": 2 if n > 4 else 1 for n in range(1, 7)}
+    assert {case: one["attempts"] for case, one in record(out)["cases"].items() if case > "case_4"} == {
+        "case_5": 2,
+        "case_6": 2,
+    }
+    for case in kinds:
+        assert (out / case / batchtask.FAILED).is_file()
+        assert not (out / case / "half.txt").exists()
+    assert not processes_named(tries)
+    assert not (out / batchtask.WORK).exists()
+    assert said[-1].startswith("3 done, 0 were there, 3 failed of 6")
+
+
+def test_a_fault_that_stays_is_given_up(tmp_path, run):
+    source = notebook(tmp_path / "full.ipynb", "raise OSError(28, 'No space left on device')")
+    summary, _ = run(source, cases=["case_1"], retries=1)
+    assert summary.failures == {"case_1": ("io", "OSError: [Errno 28] No space left on device")}
+    assert failures(tmp_path / "out")["case_1"]["attempts"] == "2"
+
+
+@pytest.fixture
+def broken_cohort(tmp_path, tiny_cohort):
+    """A cohort whose case_1 is cut off, whose case_2 is no NIfTI, and whose case_3 is sound."""
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_cohort, folder)
+    scans = datasets.open_cohort(folder)
+    cut = scans.scan("case_1").path
+    cut.write_bytes(cut.read_bytes()[:-5000])
+    scans.scan("case_2").path.write_bytes(b"nothing")
+    return folder
+
+
+def test_broken_scans_are_reported_by_file_and_the_others_go_on(tmp_path, broken_cohort, run):
+    source = notebook(tmp_path / "maps.ipynb", MAPS)
+    which = ["case_1", "case_2", "case_3"]
+    summary, _ = run(source, cohort=broken_cohort, cases=which)
+    assert summary.done == ["case_3"]
+    rows = failures(tmp_path / "out")
+    for case in ("case_1", "case_2"):
+        assert datasets.open_cohort(broken_cohort).scan(case).path.name in rows[case]["reason"]
+    assert rows["case_2"]["kind"] == "input" and rows["case_2"]["attempts"] == "0"
+    assert "truncated" in rows["case_1"]["reason"]
+
+
+def test_a_line_leaves_failures_when_its_case_is_done(tmp_path, run):
+    wrong = notebook(tmp_path / "touch.ipynb", "raise ValueError(case)")
+    run(wrong)
+    assert set(failures(tmp_path / "out")) == {"case_1", "case_2"}
+    right = notebook(tmp_path / "touch.ipynb", TOUCH)
+    summary, _ = run(right, cases=["case_1"])
+    assert summary.done == ["case_1"]
+    assert set(failures(tmp_path / "out")) == {"case_2"}  # it was not asked for, and is still true
+    assert {path.name for path in (tmp_path / "out" / "case_1").iterdir()} == {
+        "done.json",
+        "said.txt",
+        "touch.ipynb",
+    }
+
+
+# What makes a result stale
+
+
+@pytest.fixture
+def plan(tmp_path, tiny_cohort):
+    """Keys of a plan, by case."""
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+
+    def keys(cohort=tiny_cohort, **parameters):
+        made = batchplan.make_plan(source, cohort, parameters=parameters, cases=["case_1", "case_2"])
+        return {run.case: run.record["key"] for run in made.runs}
+
+    return keys
+
+
+def test_keys_stay_while_nothing_changes(plan, tmp_path, tiny_cohort):
+    before = plan()
+    assert len(set(before.values())) == 2
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(tiny_cohort, moved)  # with the files' times
+    assert plan() == before == plan(moved)
+
+
+def test_keys_change_with_notebook_parameters_and_version(plan, tmp_path, monkeypatch):
+    before = plan()
+    table = tmp_path / "picks.csv"
+    table.write_text("1")
+    seen = [before, plan(lambda_rel=0.2), plan(lambda_rel="0.1")]
+    notebook(tmp_path / "touch.ipynb", TOUCH + "# more\n")
+    seen.append(plan())
+    monkeypatch.setattr(batchplan, "__version__", "0.1.1")
+    seen.append(plan())
+    notebook(tmp_path / "touch.ipynb", TOUCH, parameters=PARAMETERS + 'picks: str = ""\n')
+    seen.append(plan(picks=str(table)))
+    table.write_text("22")
+    seen.append(plan(picks=str(table)))
+    assert len({keys["case_1"] for keys in seen}) == len(seen)
+
+
+def test_the_key_of_a_case_changes_with_its_own_files_alone(plan, tmp_path, tiny_cohort):
+    copied = tmp_path / "copied"
+    shutil.copytree(tiny_cohort, copied)
+    before = plan(copied)
+    os.utime(datasets.open_cohort(copied).scan("case_1").path, ns=(1, 1))
+    after = plan(copied)
+    assert after["case_1"] != before["case_1"] and after["case_2"] == before["case_2"]
+
+
+def test_a_changed_parameter_replaces_the_result_as_a_whole(tmp_path, run):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    run(source, cases=["case_1"])
+    stale = tmp_path / "out" / "case_1" / "stale.txt"
+    stale.touch()
+    summary, _ = run(source, cases=["case_1"], parameters={"lambda_rel": 0.1})
+    assert summary.done == ["case_1"] and not stale.exists()
+    assert (tmp_path / "out" / "case_1" / "said.txt").read_text() == "case_1 0.1"
+    summary, _ = run(source, cases=["case_1"], parameters={"lambda_rel": 0.1}, resume=False)
+    assert summary.done == ["case_1"]
+
+
+# What is refused before anything starts
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"parameters": {"lamda_rel": 0.1}}, "Did you mean lambda_rel"),
+        ({"parameters": {"lambda_rel": "high"}}, "must be a number"),
+        ({"parameters": {"case": "case_1"}}, "The batch itself sets cohort, case, out"),
+        ({"cases": ["case_77"]}, "no case 'case_77'"),
+        ({"cohort": ""}, "give a cohort, or a table"),
+        ({"cluster": "lsf"}, "slurm, pbs, sge: 'lsf' came"),
+        ({"cluster": "slurm", "scheduler": "tcp://127.0.0.1:1"}, "Leave one out"),
+        ({"time_limit": 0}, "--time-limit must be above 0"),
+        ({"workers": 0}, "--workers must be above 0"),
+        ({"retries": -1}, "--retries must not be negative"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_a_folder_is_made(tmp_path, run, options, words):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    with pytest.raises(ValueError, match=words):
+        run(source, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_without_a_case_is_refused(tmp_path, run):
+    source = notebook(tmp_path / "whole.ipynb", parameters='cohort: str = ""\nout: str = ""\n')
+    with pytest.raises(ValueError, match=r"declares no parameter `case` \(it has cohort, out\)"):
+        run(source)
+    with pytest.raises(FileNotFoundError, match="no notebook 05_nothing"):
+        run("05_nothing")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, run, monkeypatch):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere: a read-only folder proves nothing
+    with pytest.raises(OSError, match=r"out: results need a folder .* \(Read-only file system\)"):
+        run(source)
+
+
+def test_a_disk_without_room_is_named(tmp_path, tiny_cohort):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    resource = pytest.importorskip("resource")  # not on Windows
+    done = subprocess.run(
+        [*BATCH, source, "--cohort", tiny_cohort, "--out", tmp_path / "out"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "results need a folder that can be written to" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_in_use_is_refused(tmp_path, run):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    (tmp_path / "out").mkdir()
+    with (
+        filelock.FileLock(tmp_path / "out" / batch.LOCK),
+        pytest.raises(RuntimeError, match="another batch writes there"),
+    ):
+        run(source)
+
+
+def test_folder_names_are_safe_and_never_the_same():
+    cases = ["a", "A", "b/c", "b_c", "run.json", "x" * 300, "plain"]
+    names = batchplan.folder_names(cases)
+    assert names["plain"] == "plain"
+    assert len({name.lower() for name in names.values()}) == len(cases)
+    assert all(len(name) <= batchplan.LONGEST and "/" not in name for name in names.values())
+    assert "run.json" not in names.values()
+
+
+# Parameter sets
+
+
+def test_a_table_gives_each_row_a_run(tmp_path, run):
+    source = notebook(
+        tmp_path / "rows.ipynb",
+        "from pathlib import Path\nPath(out, 'said').write_text(f'{n} {name}')",
+        parameters='n: int = 1\nname: str = "none"\nout: str = ""\n',
+    )
+    (tmp_path / "sets.csv").write_text("id,n,name\nfirst,5,\n,6,b\n", encoding="utf-8")
+    summary, _ = run(source, cohort="", sets=tmp_path / "sets.csv", cases=None)
+    assert sorted(summary.done) == ["first", "row_2"]
+    assert (tmp_path / "out" / "first" / "said").read_text() == "5 none"
+    assert (tmp_path / "out" / "row_2" / "said").read_text() == "6 b"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("id,lambda_rel\na,0.1\nb,high\n", r"sets\.csv, line 3: the parameter lambda_rel must be a number"),
+        ("id,lamda_rel\na,0.1\n", r"line 2: .* Did you mean lambda_rel"),
+        ("id,lambda_rel\na,0.1\na,0.2\n", r"line 3: an id names one run"),
+        ("id,lambda_rel\na,0.1,2\n", r"line 2: it has more cells"),
+        ("id,case\na,case_9\n", r"line 2: .*there is no scan 'case_9'"),
+        ("id,out\na,b\n", "The batch itself sets"),
+        ("id,lambda_rel\n", "needs a header and a row"),
+    ],
+)
+def test_a_wrong_table_is_refused_by_line(tmp_path, run, text, words):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    (tmp_path / "sets.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=words):
+        run(source, sets=tmp_path / "sets.csv", cases=None)
+
+
+def test_a_row_may_name_a_scan_of_the_cohort(tmp_path, tiny_cohort):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    (tmp_path / "sets.csv").write_text("case,lambda_rel\ncase_2,0.1\ncase_2,0.2\n", encoding="utf-8")
+    runs = batchplan.make_plan(source, tiny_cohort, sets=tmp_path / "sets.csv").runs
+    assert [run.parameters for run in runs] == [
+        {"case": "case_2", "lambda_rel": value, "cohort": str(tiny_cohort)} for value in (0.1, 0.2)
+    ]
+    print = datasets.open_cohort(tiny_cohort).scan("case_2").fingerprint()
+    assert [run.record["inputs"] for run in runs] == [print, print]
+
+
+# What a case finds
+
+
+def test_kernels_are_private_and_their_threads_few(tmp_path, run, monkeypatch):
+    ask = """
+import json, os
+from pathlib import Path
+from ipykernel.connect import get_connection_info
+told = get_connection_info(unpack=True)
+names = ["OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "CUDA_VISIBLE_DEVICES"]
+folder = Path(told["ip"]).parent
+told = {"transport": told["transport"], "mode": folder.parent.stat().st_mode & 0o777, "folder": str(folder)}
+Path(out, "told.json").write_text(json.dumps(told | {n: os.environ.get(n) for n in names}))
+"""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    monkeypatch.setattr("perfkit.parallel.usable_cores", lambda: 6)
+    run(notebook(tmp_path / "ask.ipynb", ask))
+    told = [json.loads((tmp_path / f"out/case_{n}/told.json").read_text()) for n in (1, 2)]
+    assert {one["CUDA_VISIBLE_DEVICES"] for one in told} == {"GPU-a", "GPU-b"}  # one each
+    assert all(one["OMP_NUM_THREADS"] == one["TF_NUM_INTRAOP_THREADS"] == "3" for one in told)
+    if os.name != "nt":
+        assert all(one["transport"] == "ipc" and one["mode"] == 0o700 for one in told)
+    assert not any(Path(one["folder"]).exists() for one in told)
+
+
+# The driver is stopped or killed
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+Path(tries, f"{case}.{os.getpid()}").touch()
+time.sleep(float(os.environ.get("PERFKIT_TEST_SLEEP", 0)))
+"""
+
+
+@pytest.fixture
+def driver(tmp_path, tiny_cohort):
+    """Start ``perfkit batch`` as a process that Ctrl-C reaches; each case sleeps as long as is asked for."""
+    (tmp_path / "tries").mkdir()
+    source = notebook(tmp_path / "slow.ipynb", SLOW, TOUCH, parameters=PARAMETERS + 'tries: str = ""\n')
+    started = []
+
+    def start(sleep, *more):
+        arguments = [
+            source,
+            "--cohort",
+            tiny_cohort,
+            "--out",
+            tmp_path / "out",
+            "-p",
+            "tries",
+            tmp_path / "tries",
+        ]
+        process = subprocess.Popen(
+            [*BATCH, *arguments, *more],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PERFKIT_TEST_SLEEP": str(sleep)},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def until(condition, seconds=60):
+    """Wait for a condition; how long does not matter, for ever does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.05)
+
+
+def test_ctrl_c_leaves_no_process_and_says_what_is_done(tmp_path, driver):
+    process = driver(600, "--case", "case_1", "--case", "case_2")
+    until(lambda: any((tmp_path / "tries").iterdir()))
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Stopped: 0 done, 0 were there, 0 failed, 2 not run of 2 cases" in said
+    assert "Traceback" not in said
+    assert not processes_named(tmp_path / "tries")
+    assert record(tmp_path / "out")["state"] == "stopped"
+    assert not (tmp_path / "out" / batchtask.WORK).exists()
+
+
+def test_after_a_killed_driver_each_case_is_there_once(tmp_path, driver):
+    out = tmp_path / "out"
+    process = driver(1.0, "--workers", "2")
+    until(lambda: list(out.glob("*/done.json")) and len(list((tmp_path / "tries").iterdir())) > 2)
+    process.kill()
+    process.wait()
+    until(lambda: not processes_named(tmp_path / "tries"))  # they notice by themselves
+    before = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("*/done.json")}
+    assert 0 < len(before) < 6
+    process = driver(0)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert f"{6 - len(before)} done, {len(before)} were there, 0 failed of 6" in said
+    assert {case: (out / case / "done.json").stat().st_mtime_ns for case in before} == before
+    for n in range(1, 7):
+        assert (out / f"case_{n}" / "said.txt").read_text() == f"case_{n} 0.3"
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {f"case_{n}" for n in range(1, 7)}
+
+
+# Clusters
+
+
+@pytest.fixture(scope="module")
+def dask_cluster(tmp_path_factory):
+    """A scheduler and two workers on the loopback, each a process; gives address and worker processes."""
+    folder = tmp_path_factory.mktemp("dask")
+    where = ["--host", "127.0.0.1", "--no-dashboard"]
+    dask = [sys.executable, "-m", "dask"]
+    log = (folder / "log").open("w")
+    pipes = {"stdout": log, "stderr": log, "cwd": folder}
+    told = folder / "scheduler.json"
+    processes = [
+        subprocess.Popen([*dask, "scheduler", *where, "--port", "0", "--scheduler-file", told], **pipes)
+    ]
+    try:
+        until(told.exists)
+        address = json.loads(told.read_text())["address"]
+        options = ["--nthreads", "1", "--no-nanny", "--memory-limit", "4GiB"]
+        processes += [
+            subprocess.Popen([*dask, "worker", address, *where, *options], **pipes) for _ in range(2)
+        ]
+        yield address, processes[1:]
+    finally:
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def test_a_dask_cluster_gives_what_local_processes_give(tmp_path, run, dask_cluster):
+    source = notebook(tmp_path / "maps.ipynb", MAPS)
+    address, _ = dask_cluster
+    here, _ = run(source, "here")
+    there, said = run(source, "there", scheduler=address)
+    assert sorted(here.done) == sorted(there.done) == ["case_1", "case_2"], there.failures
+    found = hashes(tmp_path / "here")
+    assert len(found) >= 2 * 4 and hashes(tmp_path / "there") == found
+    assert said[0].startswith("2 of 2 cases to run, 2 workers of tcp://127.0.0.1:")
+    again, _ = run(source, "there")  # the same, whoever made it
+    assert again.skipped == ["case_1", "case_2"]
+
+
+def test_a_killed_worker_loses_nothing(tmp_path, tiny_cohort, dask_cluster, driver):
+    address, workers = dask_cluster
+    tries, out = tmp_path / "tries", tmp_path / "out"
+    process = driver(
+        1.5, "--scheduler", address, *("--case", "case_1", "--case", "case_2", "--case", "case_3")
+    )
+    until(lambda: len(list(tries.iterdir())) >= 2)  # both workers have one
+    workers[0].kill()
+    workers[0].wait()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "3 done, 0 were there, 0 failed of 3" in said
+    for n in range(1, 4):
+        assert (out / f"case_{n}" / "said.txt").read_text() == f"case_{n} 0.3"
+    assert not processes_named(tries)
+    assert not (out / batchtask.WORK).exists()
+
+
+def test_a_scheduler_that_does_not_answer_is_named(tmp_path, run, monkeypatch):
+    from perfkit import executors
+
+    monkeypatch.setattr(executors, "PATIENCE", 0.2)
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    with pytest.raises(ConnectionError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        run(source, scheduler="tcp://127.0.0.1:9")
