@@ -10,6 +10,7 @@ import html
 import operator
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from perfkit import discovery, patients
@@ -208,9 +209,23 @@ def _open_nifti(folder: Path) -> Cohort | None:
     return Cohort(scans, layout.folder, kind=layout.kind, notes=notes + layout.notes + _notes(scans, layout))
 
 
-_OPENERS = (
-    _open_nifti,
-)  # in the order they are tried; each returns None where a folder holds none of its own
+def _open_dicom(folder: Path) -> Cohort | None:
+    if find_spec("perfkit.dicomscans") is None:
+        return None
+    from perfkit import dicomscans
+
+    scans = dicomscans.discover(folder)
+    if not scans:
+        return None
+    own = patients.own_list([folder])
+    given = {scan.id: scan.patient for scan in scans}
+    known, notes = patients.assign([(scan.id, scan.name, None) for scan in scans], own, folder, given)
+    scans = [s if known[s.id] == s.patient else replace(s, patient=known[s.id]) for s in scans]
+    return Cohort(scans, folder, kind="DICOM", notes=notes)
+
+
+# in the order they are tried; each returns None where a folder holds none of its kind
+_OPENERS = (_open_nifti, _open_dicom)
 
 
 def _notes(scans: list[Scan], layout: Layout) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """Cohorts from disk: ISLES 2018 with all its quirks, plain folders, patients and folds, bad input."""
 
 import gzip
+import importlib.machinery
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import layouts
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import perfkit
 from perfkit import nifti, patients
 from perfkit.case import Case
 from perfkit.datasets import Cohort, Scan, open_cohort
@@ -483,6 +486,41 @@ def test_the_list_of_patients_counts_in_a_flat_folder(tmp_path):
         layouts.save(tmp_path / f"{name}.nii", layouts.head(), times=(1.0,))
     (tmp_path / "patients.csv").write_text("case,patient\na,x\nb,x\n")
     assert open_cohort(tmp_path).patients == {"a": "x", "b": "x"}
+
+
+# --- DICOM is asked after NIfTI -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dicom(monkeypatch):
+    """A reader that takes every folder for DICOM: two series of one patient."""
+    reader = types.ModuleType("perfkit.dicomscans")
+    reader.__spec__ = importlib.machinery.ModuleSpec(reader.__name__, None)
+    reader.discover = lambda folder: [Scan(id=n, name=n, patient="p1", path=folder / n) for n in ("s1", "s2")]
+    monkeypatch.setitem(sys.modules, reader.__name__, reader)
+    monkeypatch.setattr(perfkit, "dicomscans", reader, raising=False)
+    return reader
+
+
+def test_a_folder_without_nifti_may_hold_dicom(tmp_path, dicom):
+    (tmp_path / "0001.dcm").write_bytes(b"")
+    cohort = open_cohort(tmp_path)
+    assert cohort.kind == "DICOM" and cohort.ids == ["s1", "s2"] and not cohort.notes
+    assert cohort.patients == {"s1": "p1", "s2": "p1"}
+    (tmp_path / "patients.csv").write_text("case,patient\ns2,p9\n")
+    assert open_cohort(tmp_path).patients == {"s1": "p1", "s2": "p9"}
+
+
+def test_where_there_is_nifti_dicom_is_not_asked(tmp_path, dicom):
+    layouts.save(tmp_path / "a.nii", layouts.head(), times=(1.0,))
+    assert open_cohort(tmp_path).kind == "NIfTI"
+
+
+@pytest.mark.parametrize("found", [None, []])
+def test_a_folder_of_neither_is_told(tmp_path, dicom, found):
+    dicom.discover = lambda folder: found
+    with pytest.raises(ValueError, match=r"DICOM series or NIfTI series.*this folder holds nothing"):
+        open_cohort(tmp_path)
 
 
 # --- the cohort ---------------------------------------------------------------------------------------------
