@@ -231,7 +231,7 @@ def report(
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="all, maps, pipeline, training, start, aif; or departures.")
+        str, typer.Argument(help="all, maps, pipeline, training, start, aif; or departures, accuracy.")
     ] = "all",
     repeats: Annotated[int, typer.Option(help="Repetitions; the median counts.", min=1)] = 5,
 ):
@@ -239,7 +239,8 @@ def bench(
 
     maps: all voxels to maps; pipeline: from a file to the core, step by step;
     training: one step; start: import and opening 94 scans; aif: the automatic
-    methods. Needs a quiet machine.
+    methods. Needs a quiet machine. departures and accuracy measure no time: what
+    each departure from the paper does, and how true each estimator's maps are.
 
     Try: perfkit bench maps --repeats 3
     """

@@ -27,7 +27,7 @@ def ran(what):
 
 def test_maps(small):
     found, lines = ran("maps")
-    assert set(found) == {"maps_ratio", "all_maps_ratio", "memory_ratio"}
+    assert set(found) == {"maps_ratio", "all_maps_ratio", "calibrated_ratio", "memory_ratio"}
     assert found["memory_ratio"] > 1  # the series itself is counted
     assert lines[0].startswith("Series of 32×32×2×24") and "median of 1" in lines[0]
     assert any("(2048, 24) @ (24, 48)" in line for line in lines)  # the bare product is V×T times T×2T

@@ -14,14 +14,15 @@ LAYERS = [
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts meancurves export pages pictures resuming",
-    "batchrecord batchchild scans isles24 bids scantable downloads arteries"
+    "batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
     " blandaltman eligibility mixedmodel pairedtests power",
-    "batchtask discovery calibration quality clusters recirculation readings",
+    "motion batchtask discovery calibration quality clusters recirculation readings",
     "executors gammaclusters hierarchy inputfunction",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
     "islesindex suggestions scanresult derivatives",
-    "casefiles arms single departures training figures explorer pickerview wording placement raterviews",
+    "casefiles accuracy arms single departures training figures explorer pickerview wording placement"
+    " raterviews",
     "batchplan evaluation studyfigures casepages reporttables",
     "picker batch report raters methods published",
     "study bench doctor session pickapp",
