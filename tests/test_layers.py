@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
     "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable installer"
-    " resample resampling scoretables archives notebookparameters privatekernel resources",
+    " resample resampling scoretables archives notebookparameters privatekernel resources timing dicomheaders",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
-    " agreement figureparts meancurves export pages pictures resuming",
-    "batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
+    " agreement figureparts meancurves export pages pictures resuming dicomseries",
+    "batchrecord batchchild scans dicomscans isles24 bids scantable downloads motionscreen arteries"
     " blandaltman eligibility mixedmodel pairedtests power",
     "motion batchtask discovery calibration quality clusters recirculation readings",
     "executors gammaclusters hierarchy inputfunction",
