@@ -19,9 +19,7 @@ import numpy as np
 
 from perfkit import nifti
 
-UNIFORM = (
-    0.05  # of the interval; our choice: 50 ms at 1 s, a tenth of the smallest delay one reads from a map
-)
+UNIFORM = 0.05  # of the interval; our choice: 50 ms at 1 s, well below the delays one reads from a map
 _LISTS = ("FrameTimes", "FrameTimesStart", "VolumeTiming", "AcquisitionTime")
 _CLOCK = re.compile(r"(\d{2}):?(\d{2}):?(\d{2}(?:\.\d*)?)$")
 _DAY = 86400.0  # s
