@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
     "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable installer"
-    " resample resampling scoretables archives notebookparameters privatekernel resources timing dicomheaders",
+    " resample resampling scoretables archives notebookparameters privatekernel resources"
+    " timing dicomheaders",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts meancurves export pages pictures resuming dicomseries",
