@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from perfkit import checks, nifti, sidecars, volumes
+from perfkit import checks, nifti, sidecars, timing, volumes
 from perfkit.case import Case
 from perfkit.foundfiles import Found
 
@@ -26,11 +26,11 @@ class Scan:
     path : the series; where it is missing, the case's folder.
     name : name on disk (``"case_3"``).
     number : of the 4DPWI series in ISLES 2018.
-    shape : (X, Y, Z, T); None where the header cannot be read.
+    shape : (X, Y, Z, T) on disk; None where the header cannot be read.
     dt : s, from a table, a sidecar or the header.
     spacing : (3,), mm.
     core_path, brain_path, final_infarct_path, truth_path, vendor : the files beside the series.
-    times : (T,), s, where a sidecar gives times that no interval fits; such a scan has a problem.
+    times : (T,), s, where a sidecar gives times that no interval fits; ``load`` resamples to ``dt``.
     problem : why the scan cannot be loaded, as far as the headers tell; None where nothing is wrong.
     notes : what the reader should be told.
     """
@@ -68,11 +68,15 @@ class Scan:
         if self.problem:
             raise ValueError(self.problem)
         ctp, header = volumes.read_series(self.path)
+        notes = ()
+        if self.times:
+            ctp, _, notes = timing.to_uniform(ctp, self.times, self.dt)
         paths = {"brain": self.brain_path, "core": self.core_path}
         masks = {role: volumes.read_mask(path, role, header) for role, path in paths.items() if path}
-        infarct, notes = None, ()
+        infarct = None
         if self.final_infarct_path:
-            infarct, notes = volumes.read_final_infarct(self.final_infarct_path, header)
+            infarct, told = volumes.read_final_infarct(self.final_infarct_path, header)
+            notes += told
         return Case(
             id=self.id,
             patient=self.patient,
@@ -149,22 +153,16 @@ def _timed(scan: Scan, header: nifti.Header, given: float | None) -> Scan:
     if given is not None:
         return replace(scan, dt=checks.check_frame_interval(given, str(scan.path)))
     sidecar = sidecars.beside(scan.path)
-    timing = sidecars.read(sidecar, scan.shape[-1]) if sidecar else sidecars.Timing()
-    if timing.times:
-        problem = (
-            f"{scan.path}: a series needs one frame interval; {timing.notes[0]} Resample the frames to "
-            "one interval, or give the mean one as dt in scans.csv if the difference does not matter."
-        )
-        return replace(scan, dt=None, times=timing.times, problem=problem)
-    if timing.dt is None:
+    said = sidecars.read(sidecar, scan.shape[-1]) if sidecar else sidecars.Timing()
+    if said.dt is None:
         return replace(scan, notes=scan.notes + notes)
-    if abs(timing.dt - dt) > sidecars.UNIFORM * dt and not notes:
-        notes = (
-            f"The header gives a frame interval of {dt:g} s, {sidecar.name} {timing.dt:g} s, which counts.",
-        )
+    if notes or abs(said.dt - dt) <= timing.UNIFORM * dt:
+        notes = ()  # the header's are about a guess that nobody needs now
     else:
-        notes = ()
-    return replace(scan, dt=timing.dt, notes=scan.notes + timing.notes + notes)
+        notes = (
+            f"The header gives a frame interval of {dt:g} s, {sidecar.name} {said.dt:g} s, which counts.",
+        )
+    return replace(scan, dt=said.dt, times=said.times, notes=scan.notes + said.notes + notes)
 
 
 def _brain(ctp, dt: float, header: nifti.Header):

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from perfkit import nifti
+from perfkit import nifti, timing
 
-UNIFORM = 0.05  # of the interval; our choice: 50 ms at 1 s, well below the delays one reads from a map
 _LISTS = ("FrameTimes", "FrameTimesStart", "VolumeTiming", "AcquisitionTime")
 _CLOCK = re.compile(r"(\d{2}):?(\d{2}):?(\d{2}(?:\.\d*)?)$")
 _DAY = 86400.0  # s
@@ -28,7 +27,7 @@ _LONGEST = 60.0  # s; as in nifti: a longer interval is in milliseconds
 
 @dataclass(frozen=True)
 class Timing:
-    """What a sidecar says: one interval ``dt`` in s, or the ``times`` (T,) in s where no interval fits."""
+    """What a sidecar says: the interval ``dt`` in s, and the ``times`` (T,) in s where it is but a median."""
 
     dt: float | None = None
     times: tuple[float, ...] | None = None
@@ -51,8 +50,7 @@ def read(path: Path, n_frames: int) -> Timing:
 
     Returns
     -------
-    Timing, empty where the file says nothing of time. Frames that keep to their mean interval within
-    ``UNIFORM`` of it count as uniform.
+    Timing, empty where the file says nothing of time. ``timing.uniform_interval`` says what is uniform.
 
     Raises
     ------
@@ -122,14 +120,13 @@ def _seconds(value) -> float:
 def _of_times(times, key: str, path: Path) -> Timing:
     if len(times) < 2:
         return Timing()
-    dt = times[-1] / (len(times) - 1)
-    if dt > _LONGEST:
-        times, dt = times / 1000, dt / 1000
-    off = np.abs(times - dt * np.arange(len(times))).max()
-    if off <= UNIFORM * dt:
-        return Timing(float(f"{dt:.6g}"))
-    steps = np.diff(times)
-    note = (
-        f"Frames are {steps.min():.4g} to {steps.max():.4g} s apart ({key} in {path.name}): not one interval."
-    )
-    return Timing(times=tuple(float(t) for t in times), notes=(note,))
+    if times[-1] / (len(times) - 1) > _LONGEST:
+        times = times / 1000
+    # a clock of whole seconds tells no tenths
+    resolution = 1.0 if key == "AcquisitionTime" and not (times % 1).any() else 0.0
+    dt = timing.uniform_interval(times, resolution=resolution)
+    if dt is not None:
+        return Timing(dt)
+    dt = float(f"{np.median(np.diff(times)):.6g}")
+    note = f"{path.name} ({key}): {timing.describe(times)}"
+    return Timing(dt, tuple(float(t) for t in times), (note,))

@@ -180,14 +180,29 @@ def test_a_header_without_interval_is_no_longer_told_where_the_sidecar_has_one(t
     assert case.dt == 1.5 and not any("assumed" in note or "header" in note for note in case.notes)
 
 
-def test_unequal_times_are_refused_with_the_reason_and_kept(tmp_path):
-    times = [0, 1, 2, 3, 4, 5, 7, 9, 11, 13, 16, 19]
-    series(tmp_path, "sub-1", sidecar={"FrameTimes": [t + 100 for t in times]})
+def test_unequal_times_are_kept_and_the_series_resampled(tmp_path):
+    """The bolus is a Gaussian of time: sampled at unequal times it must come out on the even grid."""
+    times = np.cumsum([100, *[1] * 20, *[2] * 9])
+    bolus = 60 * np.exp(-0.5 * ((times - 110) / 3.0) ** 2)
+    ctp = layouts.head((32, 32, 2, len(times))).astype(np.float32)
+    ctp[16, 16, 1] = 35 + bolus
+    path = series(tmp_path, "sub-1", sidecar={"FrameTimes": times.tolist()})
+    layouts.save(path, ctp, times=(1.0,))
     scan = open_cohort(tmp_path).scans[0]
-    assert scan.times == tuple(times) and scan.dt is None
-    assert "Frames are 1 to 3 s apart (FrameTimes in sub-1_ctp.json)" in scan.problem
-    with pytest.raises(ValueError, match=r"needs one frame interval.*Resample the frames"):
-        scan.load()
+    assert scan.times == tuple(times - 100) and scan.dt == 1 and scan.shape[-1] == 30 and not scan.problem
+    case = scan.load()
+    assert case.n_frames == 39 and case.dt == 1
+    expected = 35 + 60 * np.exp(-0.5 * ((case.times - 10) / 3.0) ** 2)
+    np.testing.assert_allclose(case.ctp[16, 16, 1], expected, atol=0.5)
+    notes = " ".join(case.notes)
+    assert "sub-1_ctp.json (FrameTimes): Frames are 1 to 2 s apart" in notes and "resampled" in notes
+
+
+def test_a_clock_of_whole_seconds_tells_no_tenths(tmp_path):
+    clock = [f"10:11:{int(1.5 * t):02d}" for t in range(12)]
+    series(tmp_path, "sub-1", sidecar={"AcquisitionTime": clock})
+    scan = open_cohort(tmp_path).scans[0]
+    assert scan.times is None and scan.dt == pytest.approx(1.5, rel=0.03)
 
 
 @pytest.mark.parametrize(
