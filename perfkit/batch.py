@@ -74,7 +74,14 @@ def run_batch(
     plan = make_plan(notebook, cohort, parameters=parameters, sets=sets, cases=cases)
     out = paths.resolve(out)
     summary = Summary(folder=out, total=len(plan.runs))
-    options = {"workers": workers, "time_limit": time_limit, "memory_limit": memory_limit, "retries": retries}
+    options = {
+        "scheduler": scheduler,
+        "cluster": cluster,
+        "workers": workers,
+        "time_limit": time_limit,
+        "memory_limit": memory_limit,
+        "retries": retries,
+    }
     with _folder(out) as lease, _stoppable():
         facts = plan.facts | {"versions": batchrecord.versions(), "options": options}
         facts["started"] = batchrecord.now()

@@ -91,4 +91,4 @@ def batch(
         gpu=gpu,
         say=lambda words: typer.echo(words, err=True),
     )
-    raise typer.Exit(1 if summary.failures else 0)
+    raise typer.Exit(1 if summary.failures or summary.left else 0)

@@ -36,10 +36,14 @@ class Summary:
     failures: dict[str, tuple[str, str]] = field(default_factory=dict)
     seconds: float = 0.0
 
+    @property
+    def left(self) -> int:
+        """How many cases were not run."""
+        return self.total - len(self.done) - len(self.skipped) - len(self.failures)
+
     def __str__(self) -> str:
-        left = self.total - len(self.done) - len(self.skipped) - len(self.failures)
         parts = [f"{len(self.done)} done", f"{len(self.skipped)} were there", f"{len(self.failures)} failed"]
-        parts += [f"{left} not run"] * (left > 0)
+        parts += [f"{self.left} not run"] * (self.left > 0)
         where = f". See {self.folder / 'failures.csv'}" if self.failures else ""
         return f"{', '.join(parts)} of {self.total} cases in {self.seconds:.0f} s{where}"
 
@@ -60,10 +64,10 @@ class Driver:
         with tqdm(**told) as bar:
             try:
                 while self._fill(tasks) or self.running or self.waiting:
-                    finished, _ = wait(self.running, timeout=LOOK, return_when=FIRST_COMPLETED)
+                    wait(self.running, timeout=LOOK, return_when=FIRST_COMPLETED)
                     if not self.running:
                         time.sleep(LOOK)
-                    for future in finished:
+                    for future in [future for future in self.running if future.done()]:  # cancelled ones too
                         bar.update(self._settle(self.running.pop(future), future))
                         bar.set_postfix(failed=len(self.summary.failures))
                     if not self.pool.alive():
@@ -92,8 +96,8 @@ class Driver:
 
     def _settle(self, task: Task, future: Future, *, again: bool = True) -> int:
         """Note an outcome, or put the task up for another attempt; how many cases are over."""
-        outcome = _outcome(future)
-        if outcome.kind == "stopped":
+        outcome = _outcome(future, task)
+        if outcome.kind == "lost" and not again:  # stopped, as it was to be
             return 0
         if outcome.kind == "done":
             record = batchrecord.read_done(Path(task.folder, task.name)) or task.record
@@ -111,13 +115,17 @@ class Driver:
         return 1
 
 
-def _outcome(future: Future) -> Outcome:
+def _outcome(future: Future, task: Task) -> Outcome:
     try:
-        return future.result()
+        outcome = future.result()
     except CancelledError:
-        return Outcome(kind="stopped")
+        return Outcome(kind="lost", reason="The cluster gave it up.")
     except (
         Exception
     ) as error:  # the case itself never raises: this is the cluster, or a worker without perfkit
         kind = "error" if isinstance(error, ImportError) else "lost"
         return Outcome(kind=kind, reason=f"Its worker was lost ({type(error).__name__}: {error}).")
+    if outcome.kind == "stopped":
+        reason = f"Its worker does not see {task.folder}, or not what is new in it: all must share that disk."
+        return replace(outcome, kind="lost", reason=reason)
+    return outcome

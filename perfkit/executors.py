@@ -142,10 +142,10 @@ def cluster_of(system: str, expected: int):
     import dask_jobqueue
 
     said = dask.config.get(f"jobqueue.{system}", {})
-    own = {"cores": 1, "processes": 1, "memory": f"{max(2, round(2 * expected / 2**30))}GiB"}
-    missing = {name: value for name, value in own.items() if not said.get(name) or name == "processes"}
-    if said.get("processes", 1) not in (None, 1):
-        del missing["processes"]
+    own = {"cores": 1, "memory": f"{max(2, round(2 * expected / 2**30))}GiB"}
+    missing = {name: value for name, value in own.items() if not said.get(name)}
+    if "cores" in missing:
+        missing["processes"] = 1
     return getattr(dask_jobqueue, SYSTEMS[system])(**missing)
 
 

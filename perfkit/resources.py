@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUPS, CGROUP_OF_ME = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 RESERVE = 0.1  # our choice: share of the memory that is left to the system and its file cache
 
 
@@ -16,36 +17,41 @@ def total_memory() -> int:
     """Return the bytes this process may use at most: the machine's, or its container's or job's."""
     import psutil
 
-    return min([psutil.virtual_memory().total, *filter(None, [_cgroup("memory.max")])])
+    return min([psutil.virtual_memory().total, *(limit for _, limit in _limits())])
 
 
 def free_memory() -> int:
     """Return the bytes that can be had now without swapping."""
     import psutil
 
-    free = psutil.virtual_memory().available
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if limit and used is not None:
-        free = min(free, limit - used + _reclaimable())
-    return max(0, free)
+    free = [psutil.virtual_memory().available]
+    for group, limit in _limits():
+        with suppress(OSError, ValueError):
+            used = int((group / "memory.current").read_text(encoding="ascii"))
+            free.append(limit - used + _reclaimable(group))
+    return max(0, min(free))
 
 
-def _cgroup(name: str) -> int | None:
-    """Read a number of this process's control group (version 2); None where there is none or no limit."""
-    with suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
-        own = next(line for line in lines if line.startswith("0::"))[3:].strip("/")
-        found = CGROUP / own / name
-        return int((found if found.exists() else CGROUP / name).read_text(encoding="ascii"))
-    return None
+def _limits() -> Iterator[tuple[Path, int]]:
+    """Yield the control groups (version 2) around this process that limit memory, with the bytes."""
+    try:
+        lines = CGROUP_OF_ME.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return  # not Linux
+    for own in (line[3:].strip("/") for line in lines if line.startswith("0::")):
+        group = CGROUPS / own if (CGROUPS / own).is_dir() else CGROUPS  # a container sees its own as the root
+        for place in (group, *group.parents):
+            with suppress(OSError, ValueError):  # the word "max" where there is no limit
+                yield place, int((place / "memory.max").read_text(encoding="ascii"))
+            if place == CGROUPS:
+                break
 
 
-def _reclaimable() -> int:
-    """Bytes of file cache in the control group, which the system drops when asked for memory."""
-    with suppress(OSError, ValueError):
-        for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines():
-            if line.startswith("inactive_file "):
-                return int(line.split()[1])
+def _reclaimable(group: Path) -> int:
+    """Bytes of file cache in a control group, which the system drops when asked for memory."""
+    for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
     return 0
 
 
