@@ -118,6 +118,9 @@ def maps(
     ] = "",
     matrix: Matrix = "circulant",
     lambda_rel: Lambda = 0.3,
+    estimator: Annotated[
+        str, typer.Option(help="tikhonov, or calibrated: its bias undone, with a map of the delay.")
+    ] = "tikhonov",
 ):
     """Compute CBF, CBV, MTT, Tmax, TTP, rCBF, core and penumbra as NIfTI images.
 
@@ -130,8 +133,10 @@ def maps(
     from perfkit.single import map_scans
 
     _known("matrix", matrix, MATRICES)
+    _known("estimator", estimator, ("tikhonov", "calibrated"))
     _folder("out", out)
     options = {"case": case, "voxel": voxel, "matrix": matrix, "lambda_rel": lambda_rel}
+    options["estimator"] = estimator
     raise typer.Exit(map_scans(source, out, **options, say=typer.echo, warn=_complain))
 
 

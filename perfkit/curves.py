@@ -158,6 +158,36 @@ def smooth(
     return out
 
 
+def noise_before_smoothing(concentration, mask, n_baseline: int, dt, *, sigma_s: float = SIGMA_S) -> float:
+    """Estimate the white noise of a smoothed series from its frames before the bolus.
+
+    Parameters
+    ----------
+    concentration : (X, Y, Z, T), HU above baseline, as ``smooth`` leaves it.
+    mask : (X, Y, Z) bool, voxels to look at.
+    n_baseline : frames before the bolus, at least 2.
+    dt, sigma_s : s, as given to ``smooth``.
+
+    Returns
+    -------
+    HU: standard deviation of the frames had they not been smoothed in time. Smoothing in the plane, which
+    makes neighbours alike and not frames, is left in.
+
+    Notes
+    -----
+    The Gaussian G turns white noise into one of covariance C = G Gᵀ, whose expected sample variance over n
+    frames is σ² (tr C − Σ C / n) / (n − 1); solved for σ.
+    """
+    if n_baseline < 2:
+        raise ValueError(f"Noise needs two frames before the bolus: {n_baseline} came. Give it a number.")
+    along_t = _gaussian(concentration.shape[-1], sigma_s / float(dt))
+    along_t = (along_t / along_t.sum(axis=1, keepdims=True))[:n_baseline]
+    covariance = along_t @ along_t.T
+    share = (np.trace(covariance) - covariance.sum() / n_baseline) / (n_baseline - 1)
+    variance = concentration[mask][:, :n_baseline].var(axis=1, ddof=1, dtype=np.float64).mean()
+    return float(np.sqrt(variance / share))
+
+
 def arrival_time(curves, dt):
     """Return when each curve last rises through 20 % of its peak before the peak.
 

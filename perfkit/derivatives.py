@@ -33,6 +33,7 @@ MEANINGS = {
     "mtt": "Mean transit time",
     "tmax": "Time to maximum of the impulse response",
     "ttp": "Time to peak of the curve",
+    "delay": "Delay of the tissue behind the arterial input, calibrated",
     "rcbf": "Blood flow over its mean in the reference tissue",
     "core": "Infarct core: relative blood flow below the threshold",
     "penumbra": "Tmax above 6 s that is not core",

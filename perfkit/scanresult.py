@@ -16,11 +16,14 @@ from perfkit.aif import (
     select_aif,
     select_vof,
 )
+from perfkit.curves import noise_before_smoothing
 from perfkit.eligibility import RULES, eligible, mismatch
 from perfkit.maps import TMAX_THRESHOLD, core_mask, penumbra_mask, perfusion_maps, relative_cbf
 from perfkit.metrics import dice, volume_ml
 from perfkit.preprocessing import Prepared
 
+# The paper's for its biased maps; Campbell 2011 for relative flow as such, which calibrated maps give
+THRESHOLDS = {"tikhonov": paper.RCBF_THRESHOLD, "calibrated": 0.30}
 FEW_BRAIN_ML = 20.0  # our choice: less brain than a single slice of a head holds
 
 
@@ -137,7 +140,8 @@ def read_scan(
     *,
     matrix: str = "circulant",
     lambda_rel: float = paper.LAMBDA_REL,
-    threshold: float = paper.RCBF_THRESHOLD,
+    threshold: float | None = None,
+    estimator: str = "tikhonov",
 ) -> ScanResult:
     """Deconvolve a scan with an AIF and say what comes out, with what to mind about it.
 
@@ -146,7 +150,8 @@ def read_scan(
     prepared : Prepared
     aif : AIF of the same scan
     matrix, lambda_rel : of the deconvolution
-    threshold : core is rCBF below it
+    threshold : core is rCBF below it; default: ``THRESHOLDS`` of the estimator
+    estimator : of ``maps.perfusion_maps``
 
     Returns
     -------
@@ -166,7 +171,10 @@ def read_scan(
         lambda_rel=lambda_rel,
         mask=prepared.brain,
         vof=None if vof is None else vof.curve,
+        estimator=estimator,
+        noise=_noise(prepared) if estimator == "calibrated" else None,
     )
+    threshold = THRESHOLDS.get(estimator) if threshold is None else threshold
     rcbf = relative_cbf(maps.cbf, prepared.reference_tissue)
     core = core_mask(rcbf, prepared.tissue, threshold)
     penumbra = penumbra_mask(maps.tmax, core, prepared.tissue)
@@ -201,6 +209,12 @@ def scaling_vof(prepared: Prepared, aif: AIF):
         why = "the venous curve is cut off or smaller than the AIF"
         return None, f"CBF and CBV are relative, their AIF is not corrected for partial volume: {why}."
     return vof, f"The AIF is scaled by {factor:.2f} to the area of the venous curve (partial volume)."
+
+
+def _noise(prepared):
+    if prepared.n_baseline < 2:
+        return None  # the maps then estimate it, too low where curves were smoothed
+    return noise_before_smoothing(prepared.concentration, prepared.tissue, prepared.n_baseline, prepared.dt)
 
 
 def _volumes(prepared, core, late, penumbra):

@@ -24,6 +24,7 @@ def map_scans(
     voxel="",
     matrix="circulant",
     lambda_rel=paper.LAMBDA_REL,
+    estimator="tikhonov",
     say=print,
     warn=None,
 ) -> int:
@@ -35,7 +36,7 @@ def map_scans(
     out : folder; each scan gets one of its own
     case : id of the only scan to do
     voxel : "x y z; x y z", AIF voxels from 0; empty: Straka's rule
-    matrix, lambda_rel : of the deconvolution
+    matrix, lambda_rel, estimator : of the deconvolution
     say : called with what came out of each scan, and with what the reader should know about it
     warn : called with the reason where a scan failed; default: ``say``
 
@@ -60,7 +61,7 @@ def map_scans(
     failed = 0
     for scan in cohort.scans:
         try:
-            say(map_scan(prepare(scan.load()), Path(out) / scan.id, voxels, matrix, lambda_rel))
+            say(map_scan(prepare(scan.load()), Path(out) / scan.id, voxels, matrix, lambda_rel, estimator))
         except (OSError, ValueError) as error:
             failed += 1
             warn(f"{scan.id}: failed: {error}")
@@ -69,7 +70,14 @@ def map_scans(
     return int(failed > 0)
 
 
-def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda_rel=paper.LAMBDA_REL) -> str:
+def map_scan(
+    prepared: Prepared,
+    folder,
+    voxels=None,
+    matrix="circulant",
+    lambda_rel=paper.LAMBDA_REL,
+    estimator="tikhonov",
+) -> str:
     """Compute the maps of a prepared scan and save them with the AIF they rest on.
 
     Parameters
@@ -77,7 +85,7 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
     prepared : Prepared
     folder : for the images, sidecars and ``<id>_aif.json``
     voxels : (n, 3) int, AIF voxels; None: Straka's rule
-    matrix, lambda_rel : of the deconvolution
+    matrix, lambda_rel, estimator : of the deconvolution
 
     Returns
     -------
@@ -85,7 +93,7 @@ def map_scan(prepared: Prepared, folder, voxels=None, matrix="circulant", lambda
     """
     picked = voxels is not None
     aif = voxel_aif(prepared.concentration, voxels, prepared.dt) if picked else select_aif(prepared)
-    result = read_scan(prepared, aif, matrix=matrix, lambda_rel=lambda_rel)
+    result = read_scan(prepared, aif, matrix=matrix, lambda_rel=lambda_rel, estimator=estimator)
     save_maps(folder, prepared.id, result.images(), prepared.affine, method=result.method())
     record = {
         "method": aif.method,

@@ -306,3 +306,15 @@ def test_one_finite_curve_is_demanded(curve):
     for function in (curves.bolus_onset, curves.fit_gamma_variate):
         with pytest.raises(ValueError, match="One finite curve"):
             function(curve, 1.0)
+
+
+@pytest.mark.parametrize("sigma_s", [0.0, 1.0, 2.0])
+def test_noise_is_that_of_the_frames_before_they_were_smoothed(sigma_s):
+    noise = np.random.default_rng(0).normal(0, 3.0, (12, 12, 12, 40))
+    smoothed = curves.smooth(noise, (1.0, 1.0, 5.0), 1.0, sigma_mm=0, sigma_s=sigma_s)
+    smoothed -= smoothed[..., :8].mean(axis=-1, keepdims=True)
+    everywhere = np.ones((12, 12, 12), bool)
+    found = curves.noise_before_smoothing(smoothed, everywhere, 8, 1.0, sigma_s=sigma_s)
+    assert found == pytest.approx(3.0, rel=0.04)
+    with pytest.raises(ValueError, match="two frames before the bolus: 1 came"):
+        curves.noise_before_smoothing(smoothed, everywhere, 1, 1.0)

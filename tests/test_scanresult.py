@@ -105,3 +105,11 @@ def test_an_expert_or_a_network_is_never_invented(scan, picks):
         scanresult.choose_aif(scan, learned={"another": np.ones(3)})
     with pytest.raises(ValueError, match="a value per frame"):
         scanresult.choose_aif(scan, learned={scan.id: np.ones(3)})
+
+
+def test_calibrated_maps_have_a_delay_and_their_own_threshold(scan, result):
+    found = scanresult.read_scan(scan, result.aif, estimator="calibrated")
+    assert found.images()["delay"].shape == scan.brain.shape and result.maps.delay is None
+    np.testing.assert_array_equal(found.core, scan.tissue & (found.rcbf < 0.30))
+    assert found.method()["estimator"] == "calibrated"
+    np.testing.assert_array_equal(found.maps.tmax, result.maps.tmax)
