@@ -57,6 +57,43 @@ def _asked(question):
 
 
 @app.command()
+def check(
+    folder: Annotated[str, typer.Argument(help="Folder of scans of any kind that perfkit reads.")],
+    out: Annotated[str, typer.Option(help="CSV file, a row per scan. Empty: none.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Read headers only.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read the maps beside the scans and judge an automatic AIF.")
+    ] = False,
+):
+    """Tell what a folder of scans holds, what is odd, what would be skipped, and why.
+
+    Every scan is loaded once: values, frames, bolus, masks, head motion. Those
+    of ISLES 2018 are compared with the index. The exit status is 1 where a scan
+    would be skipped.
+
+    Try: perfkit data check data/isles18 --out check.csv
+    """
+    from perfkit import paths
+    from perfkit.datacheck import check_cohort, report_lines
+    from perfkit.tables import save_table
+
+    _a_file(out)
+    if quick and deep:
+        raise ValueError("--quick reads headers only and --deep more than usual: give one of them.")
+    report = check_cohort(paths.resolve(folder), quick=quick, deep=deep, progress=not quick)
+    for line in report_lines(report):
+        typer.echo(line)
+    if out:
+        typer.echo(save_table(out, report.scans))
+    raise typer.Exit(1 if len(report.skipped) else 0)
+
+
+def _a_file(out):
+    if out and Path(out).is_dir():
+        raise IsADirectoryError(f"--out names a CSV file, and {out} is a folder. Give a file in it.")
+
+
+@app.command()
 def index(
     folder: Annotated[
         str,
@@ -77,8 +114,7 @@ def index(
     from perfkit.islesindex import agreement_of_systems, check_download
     from perfkit.tables import save_table
 
-    if out and Path(out).is_dir():
-        raise IsADirectoryError(f"--out names a CSV file, and {out} is a folder. Give a file in it.")
+    _a_file(out)
     table = check_download(paths.resolve(folder)) if folder else agreement_of_systems()
     for line in _of_download(table, folder) if folder else _of_systems(table):
         typer.echo(line)

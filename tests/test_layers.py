@@ -14,16 +14,16 @@ LAYERS = [
     " timing dicomheaders",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
-    " agreement figureparts meancurves export pages pictures resuming dicomseries",
-    "batchrecord batchchild scans dicomscans isles24 bids scantable downloads motionscreen arteries"
-    " blandaltman eligibility mixedmodel pairedtests power",
-    "motion batchtask discovery calibration quality clusters recirculation readings",
-    "executors gammaclusters hierarchy inputfunction",
+    " agreement figureparts meancurves export pages pictures resuming dicomtimes",
+    "batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
+    " dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power",
+    "motion dicomcase batchtask discovery calibration quality clusters recirculation readings",
+    "executors scanchecks gammaclusters hierarchy inputfunction dicomscans",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
     "islesindex suggestions scanresult derivatives",
     "casefiles accuracy arms single departures training figures explorer pickerview wording placement"
-    " raterviews",
+    " raterviews datacheck",
     "batchplan evaluation studyfigures casepages reporttables",
     "picker batch report raters methods published",
     "study bench doctor session pickapp",
