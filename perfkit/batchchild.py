@@ -17,7 +17,7 @@ from pathlib import Path
 
 from perfkit import pages, resources
 
-RESULT = "result.json"
+RESULT, NO_ROOM = "result.json", 74  # the status of sysexits.h for a failed write
 # what may pass by itself: a full or vanished share, a network that stumbles, a machine short of something
 PASSING = {
     getattr(errno, name)
@@ -42,7 +42,10 @@ def main() -> None:
         result = {"kind": "done", "reason": ""}
     except BaseException as error:
         result = _told(error)
-    pages.write(Path(job["work"], RESULT), json.dumps(result))
+    try:
+        pages.write(Path(job["work"], RESULT), json.dumps(result))
+    except OSError:  # the disk that failed the case may have no room for this either
+        sys.exit(NO_ROOM)
 
 
 def _end_with_the_parent(private: str) -> None:

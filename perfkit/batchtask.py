@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from perfkit import __version__, batchrecord, pages, resources
-from perfkit.batchchild import PASSING, RESULT
+from perfkit.batchchild import NO_ROOM, PASSING, RESULT
 
 POLL = 0.25  # s; our choice: a process that takes 1 GB/s overshoots its limit by a quarter of that
 LOG_TAIL = 300  # characters; our choice: a reason is one line of a table
@@ -195,6 +195,8 @@ def _result(work: Path, status: int) -> tuple[str, str]:
     with suppress(OSError, ValueError, KeyError):
         result = json.loads((work / RESULT).read_text(encoding="utf-8"))
         return result["kind"], result["reason"]
+    if status == NO_ROOM:
+        return "io", "Not even its error could be written down. Is the disk full?"
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     hint = " (9 is also what a system short of memory sends)" if status == -9 else ""
     tail = (work / LOG).read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:].strip()

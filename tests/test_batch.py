@@ -15,6 +15,7 @@ from pathlib import Path
 
 import filelock
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -442,7 +443,7 @@ def driver(tmp_path, tiny_cohort):
     source = notebook(tmp_path / "slow.ipynb", SLOW, TOUCH, parameters=PARAMETERS + 'tries: str = ""\n')
     started = []
 
-    def start(sleep, *more):
+    def start(sleep, *more, **environment):
         arguments = [
             source,
             "--cohort",
@@ -458,7 +459,7 @@ def driver(tmp_path, tiny_cohort):
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
-            env=os.environ | {"PERFKIT_TEST_SLEEP": str(sleep)},
+            env=os.environ | {"PERFKIT_TEST_SLEEP": str(sleep)} | environment,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         started.append(process)
@@ -578,3 +579,113 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, run, monkeypatch):
     source = notebook(tmp_path / "touch.ipynb", TOUCH)
     with pytest.raises(ConnectionError, match=r"No Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         run(source, scheduler="tcp://127.0.0.1:9")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a batch system of POSIX")
+def test_a_batch_system_starts_the_workers(tmp_path, driver):
+    """``sbatch`` that starts the job at once stands in for SLURM; the worker it starts is a real one."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    words = {
+        "sbatch": f'cp "$1" {tmp_path}/job\nsh "$1" >{tmp_path}/log 2>&1 &\necho $! >{tmp_path}/pid\n'
+        "echo Submitted batch job 7",
+        "scancel": f"echo $1 >{tmp_path}/ended; kill $(cat {tmp_path}/pid)",
+    }
+    for name, body in words.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    process = driver(
+        0,
+        *("--cluster", "slurm", "--jobs", "1", "--case", "case_1"),
+        PATH=f"{tools}{os.pathsep}{os.environ['PATH']}",
+        DASK_JOBQUEUE__SLURM__SCHEDULER_OPTIONS="{'host': '127.0.0.1'}",
+    )
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert (tmp_path / "out" / "case_1" / "said.txt").read_text() == "case_1 0.3"
+    assert "1 workers of 1 jobs of slurm" in said
+    assert "--nthreads 1" in (tmp_path / "job").read_text()
+    assert (tmp_path / "ended").read_text().strip() == "7"
+
+
+# Long ones
+
+
+@pytest.mark.slow
+def test_ninety_four_scans_come_out_the_same_here_and_on_a_cluster(tmp_path, run, dask_cluster):
+    from perfkit.phantom import write_cohort
+
+    scans = write_cohort(tmp_path / "small", int(os.environ.get("PERFKIT_TEST_SCANS", 94)), size="small")
+    source = notebook(tmp_path / "maps.ipynb", MAPS)
+    here, _ = run(source, "here", cohort=scans, cases=None)
+    there, _ = run(source, "there", cohort=scans, cases=None, scheduler=dask_cluster[0])
+    assert not here.left and not here.failures and not there.failures
+    assert sorted(here.done) == sorted(there.done)
+    assert hashes(tmp_path / "here") == hashes(tmp_path / "there") != {}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_complete(tmp_path, driver):
+    rng = np.random.default_rng(0)
+    out = tmp_path / "out"
+    for _ in range(int(os.environ.get("PERFKIT_TEST_KILLS", 12))):
+        process = driver(0.2)
+        time.sleep(rng.uniform(0.5, 6))
+        for path in (tmp_path / "tries").iterdir():  # a kernel or two die first
+            if psutil.pid_exists(int(path.suffix[1:])) and rng.random() < 0.5:
+                os.kill(int(path.suffix[1:]), signal.SIGKILL)
+        process.kill()
+        process.wait()
+        for case in out.glob("*/done.json"):  # what stands there is whole
+            assert (case.parent / "said.txt").read_text() == f"{case.parent.name} 0.3"
+    _, said = driver(0).communicate(timeout=300)
+    assert "0 failed of 6" in said
+    assert sorted(path.parent.name for path in out.glob("*/said.txt")) == [f"case_{n}" for n in range(1, 7)]
+    assert not processes_named(tmp_path / "tries")
+    assert not (out / batchtask.WORK).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a file system")
+def test_a_disk_that_fills_up_loses_nothing(tmp_path, run):
+    out = tmp_path / "disk"
+    out.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", out], check=True)
+    try:
+        big = "from pathlib import Path\nPath(out, 'big').write_bytes(bytes(1_200_000))"
+        summary, _ = run(notebook(tmp_path / "big.ipynb", big), "disk", cases=None, retries=0)
+        assert len(summary.done) == 2 and not summary.left
+        assert {kind for kind, _ in summary.failures.values()} == {"io"}
+        for case in summary.done:
+            assert (out / case / "big").stat().st_size == 1_200_000
+        assert not [path for case in summary.failures for path in (out / case).glob("big")]
+        subprocess.run(["mount", "-o", "remount,size=20m", out], check=True)
+        again, _ = run(tmp_path / "big.ipynb", "disk", cases=None)
+        assert len(again.done) == 4 and len(again.skipped) == 2 and not failures(out)
+    finally:
+        subprocess.run(["umount", out], check=True)
+
+
+@pytest.mark.slow
+def test_a_thousand_cases_leave_the_driver_small(tmp_path, tiny_cohort, run, monkeypatch):
+    """Each result is put into place as ever, only without a kernel: this is about the driver."""
+    series = datasets.open_cohort(tiny_cohort).scan("case_1").path
+    (tmp_path / "many").mkdir()
+    for n in range(1000):
+        os.link(series, tmp_path / "many" / f"s{n:04}.nii.gz")
+
+    def finished(task):
+        work = Path(task.folder, batchtask.WORK, task.name)
+        (work / "case").mkdir(parents=True)
+        batchtask._finish(task, work, Path(task.folder, task.name), 0.0)
+        return batchtask.Outcome(kind="done")
+
+    monkeypatch.setattr("perfkit.executors.run_case", finished)
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    before = psutil.Process().memory_info().rss
+    summary, _ = run(source, cohort=tmp_path / "many", cases=None)
+    grown = psutil.Process().memory_info().rss - before
+    assert len(summary.done) == 1000
+    assert grown < 50e6
+    summary, _ = run(source, cohort=tmp_path / "many", cases=None)
+    assert len(summary.skipped) == 1000 and not summary.done
