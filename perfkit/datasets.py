@@ -214,14 +214,14 @@ def _open_dicom(folder: Path) -> Cohort | None:
         return None
     from perfkit import dicomscans
 
-    scans = dicomscans.discover(folder)
-    if not scans:
+    found = dicomscans.find(folder)
+    if found is None:
         return None
     own = patients.own_list([folder])
-    given = {scan.id: scan.patient for scan in scans}
-    known, notes = patients.assign([(scan.id, scan.name, None) for scan in scans], own, folder, given)
-    scans = [s if known[s.id] == s.patient else replace(s, patient=known[s.id]) for s in scans]
-    return Cohort(scans, folder, kind="DICOM", notes=notes)
+    given = {scan.id: scan.patient for scan in found.scans}
+    known, notes = patients.assign([(scan.id, scan.name, None) for scan in found.scans], own, folder, given)
+    scans = [replace(scan, patient=known[scan.id]) for scan in found.scans]
+    return Cohort(scans, folder, kind="DICOM", notes=notes + found.notes)
 
 
 # in the order they are tried; each returns None where a folder holds none of its kind

@@ -496,7 +496,10 @@ def dicom(monkeypatch):
     """A reader that takes every folder for DICOM: two series of one patient."""
     reader = types.ModuleType("perfkit.dicomscans")
     reader.__spec__ = importlib.machinery.ModuleSpec(reader.__name__, None)
-    reader.discover = lambda folder: [Scan(id=n, name=n, patient="p1", path=folder / n) for n in ("s1", "s2")]
+    reader.find = lambda folder: types.SimpleNamespace(
+        scans=[Scan(id=name, name=name, patient="p1", path=folder / name) for name in ("s1", "s2")],
+        notes=("A localiser is skipped.",),
+    )
     monkeypatch.setitem(sys.modules, reader.__name__, reader)
     monkeypatch.setattr(perfkit, "dicomscans", reader, raising=False)
     return reader
@@ -505,7 +508,8 @@ def dicom(monkeypatch):
 def test_a_folder_without_nifti_may_hold_dicom(tmp_path, dicom):
     (tmp_path / "0001.dcm").write_bytes(b"")
     cohort = open_cohort(tmp_path)
-    assert cohort.kind == "DICOM" and cohort.ids == ["s1", "s2"] and not cohort.notes
+    assert cohort.kind == "DICOM" and cohort.ids == ["s1", "s2"]
+    assert cohort.notes == ("A localiser is skipped.",)
     assert cohort.patients == {"s1": "p1", "s2": "p1"}
     (tmp_path / "patients.csv").write_text("case,patient\ns2,p9\n")
     assert open_cohort(tmp_path).patients == {"s1": "p1", "s2": "p9"}
@@ -516,9 +520,8 @@ def test_where_there_is_nifti_dicom_is_not_asked(tmp_path, dicom):
     assert open_cohort(tmp_path).kind == "NIfTI"
 
 
-@pytest.mark.parametrize("found", [None, []])
-def test_a_folder_of_neither_is_told(tmp_path, dicom, found):
-    dicom.discover = lambda folder: found
+def test_a_folder_of_neither_is_told(tmp_path, dicom):
+    dicom.find = lambda folder: None
     with pytest.raises(ValueError, match=r"DICOM series or NIfTI series.*this folder holds nothing"):
         open_cohort(tmp_path)
 
