@@ -20,7 +20,7 @@ def uniform_interval(times, *, resolution: float = 0.0) -> float | None:
 
     Parameters
     ----------
-    times : (T,) or (Z, T), s, rising.
+    times : (T,) or (Z, T), s, rising; where the clock is coarse, also standing still.
     resolution : s, step of the clock that gave the times (1 s where it knows whole seconds only).
 
     Returns
@@ -32,11 +32,12 @@ def uniform_interval(times, *, resolution: float = 0.0) -> float | None:
     ------
     ValueError : ``times`` has another shape, or does not rise.
     """
-    times = _checked(times)
+    times = _checked(times, strictly=not resolution)
     frames = np.arange(times.shape[1]) - (times.shape[1] - 1) / 2
     dt = float(times.mean(axis=0) @ frames / (frames @ frames))  # least squares: one late end moves it little
     spread = float(np.ptp(times - dt * frames))
-    return float(f"{dt:.6g}") if spread <= max(2 * UNIFORM * dt, ROUNDED * resolution) else None
+    near = spread <= max(2 * UNIFORM * dt, ROUNDED * resolution)
+    return float(f"{dt:.6g}") if dt > 0 and near else None
 
 
 def to_uniform(curves, times, dt: float | None = None):
@@ -76,13 +77,12 @@ def to_uniform(curves, times, dt: float | None = None):
     own = uniform_interval(times)
     if own is not None and (dt is None or abs(dt - own) < 1e-6 * own):
         return curves, own, ()
-    dt = _interval(times) if dt is None else dt
-    grid = _common_grid(times, dt)
+    grid, dt = common_grid(times, dt)
     series = np.empty((*curves.shape[:3], len(grid)), np.float32)
     for z in range(curves.shape[2]):
         weights = _spline_weights(times[min(z, n_slices - 1)], grid)
         series[:, :, z] = curves[:, :, z].astype(np.float32, copy=False) @ weights.T
-    return series, float(dt), (describe(times), _done(times, grid, dt))
+    return series, dt, explain(times, dt)
 
 
 def describe(times) -> str:
@@ -99,21 +99,25 @@ def describe(times) -> str:
     return words + "."
 
 
-def _done(times, grid, dt) -> str:
-    return (
-        f"Each slice was resampled from its own times to one interval of {dt:.4g} s (natural cubic spline): "
-        f"{len(grid)} frames for {times.shape[1]}, none of them outside of the times of any slice."
+def explain(times, dt: float) -> tuple[str, str]:
+    """Say in two sentences how frames (T,) or (Z, T), in s, lie, and how ``to_uniform`` resamples them."""
+    grid, _ = common_grid(times, dt)
+    done = (
+        f"Each slice is resampled from its own times to one interval of {dt:.4g} s (natural cubic spline): "
+        f"{len(grid)} frames for {np.shape(times)[-1]}, none of them outside of the times of any slice."
     )
+    return describe(times), done
 
 
-def _checked(times):
+def _checked(times, *, strictly: bool = True):
     """(Z, T) or (1, T) float64, rising."""
     times = np.atleast_2d(np.asarray(times, float))
     if times.ndim != 2 or times.shape[1] < 2:
         raise ValueError(
             f"times must be (T,) or (Z, T) with at least two frames; their shape is {times.shape}."
         )
-    rising = np.diff(times, axis=1) > 0  # NaN fails as well
+    steps = np.diff(times, axis=1)
+    rising = steps > 0 if strictly else steps >= 0  # NaN fails as well
     if not rising.all():
         z, t = (int(i) for i in np.argwhere(~rising)[0])
         raise ValueError(
@@ -123,12 +127,25 @@ def _checked(times):
     return times
 
 
-def _interval(times) -> float:
-    """Median interval: a scan that turns slower late keeps the rate of its bolus."""
-    return float(f"{np.median(np.diff(times, axis=1)):.6g}")
+def common_grid(times, dt: float | None = None):
+    """Return equally spaced times at which all slices are known.
 
+    Parameters
+    ----------
+    times : (T,) or (Z, T), s.
+    dt : s. Default: the median interval; a scan that turns slower late keeps the rate of its bolus.
 
-def _common_grid(times, dt: float):
+    Returns
+    -------
+    grid : (T',), s.
+    dt : s.
+
+    Raises
+    ------
+    ValueError : slices share no two such times, or dt is not positive.
+    """
+    times = _checked(times)
+    dt = float(f"{np.median(np.diff(times, axis=1)):.6g}" if dt is None else dt)
     start, stop = times[:, 0].max(), times[:, -1].min()
     if not (np.isfinite(dt) and dt > 0):
         raise ValueError(f"dt must be a positive number of seconds; it is {dt:g}. Try dt=1.0.")
@@ -138,7 +155,7 @@ def _common_grid(times, dt: float):
             f"first one ends at {stop:g} s. Leave slices out, or give a shorter dt."
         )
     n = int((stop - start) / dt + 1e-4) + 1  # dt may be rounded up in its sixth digit
-    return np.minimum(start + dt * np.arange(n), stop)
+    return np.minimum(start + dt * np.arange(n), stop), dt
 
 
 def _spline_weights(times, grid):
