@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,7 +133,8 @@ def read(path: Path) -> list[Image]:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY:
                 return []
-            return [_image(path, frame, facts, header) for frame, facts in _frames(header)]
+            syntax = str(header.file_meta.get("TransferSyntaxUID", ""))
+            return [_image(path, frame, facts.get, syntax) for frame, facts in _frames(header)]
     except OSError:
         raise
     except Exception as problem:  # pydicom raises many kinds at damaged files
@@ -144,14 +145,16 @@ def read(path: Path) -> list[Image]:
 
 
 def _frames(header) -> Iterator[tuple[int | None, dict]]:
-    """Each frame with what its functional groups say; a classic file says all in its header."""
-    groups = header.get("PerFrameFunctionalGroupsSequence")
+    """Each frame with its facts: those of the header, and above them those of its functional groups."""
+    facts = {keyword: header[keyword].value for keyword in _TAGS if keyword in header}
+    groups = facts.pop("PerFrameFunctionalGroupsSequence", None)
     if not groups:
-        yield None, {}
+        yield None, facts
         return
-    shared = _facts(*header.get("SharedFunctionalGroupsSequence", ()))
+    facts |= _facts(*facts.pop("SharedFunctionalGroupsSequence", ()))
+    facts.pop("InstanceNumber", None)  # numbers the file, not the frames
     for frame, group in enumerate(groups):
-        yield frame, shared | _facts(group)
+        yield frame, facts | _facts(group)
 
 
 def _facts(*groups) -> dict:
@@ -163,15 +166,10 @@ def _facts(*groups) -> dict:
     return facts
 
 
-def _image(path: Path, frame: int | None, facts: dict, header) -> Image:
-    def get(keyword):
-        return facts.get(keyword, header.get(keyword))
-
+def _image(path: Path, frame: int | None, get: Callable, syntax: str) -> Image:
     kind = [str(part).upper() for part in _list(get("ImageType"))]
     thickness = [_number(get(k)) for k in ("SpacingBetweenSlices", "SliceThickness")]
     orders = {k: _number(get(k)) for k in ORDERS}
-    if frame is not None:
-        orders["InstanceNumber"] = None  # numbers the file
     slope, intercept = _number(get("RescaleSlope")), _number(get("RescaleIntercept"))
     return Image(
         path=path,
@@ -189,22 +187,24 @@ def _image(path: Path, frame: int | None, facts: dict, header) -> Image:
         slope=1.0 if slope is None else slope,
         intercept=intercept or 0.0,
         bits=(int(get("BitsStored") or 16), int(get("PixelRepresentation") or 0)),
-        clocks={k: s for k in CLOCKS if (s := _seconds(k, get(k), path)) is not None},
+        clocks={k: s for k in CLOCKS if (s := _seconds(k, get(k))) is not None},
         orders={k: _whole(number) for k, number in orders.items() if number is not None},
         interval=(_number(get("TemporalResolution")) or 0) / 1000 or None,
-        syntax=str(header.file_meta.get("TransferSyntaxUID", "")),
+        syntax=syntax,
         derived="DERIVED" in kind[:1],
         reason=_reason(get, frame, kind),
     )
 
 
-def _reason(get, frame: int | None, kind: list[str]) -> str | None:
+def _reason(get: Callable, frame: int | None, kind: list[str]) -> str | None:
     sop, modality = str(get("SOPClassUID") or ""), str(get("Modality") or "")
     photometric, samples = str(get("PhotometricInterpretation") or ""), int(get("SamplesPerPixel") or 1)
     if _CAPTURE.fullmatch(sop):
         return "a secondary capture, not a scan"
+    if not modality:
+        return "without a modality: the header is damaged or incomplete"
     if modality != "CT":
-        return f"of modality {modality or 'unknown'}, not CT"
+        return f"of modality {modality}, not CT"
     if "LOCALIZER" in kind or "SCOUT" in kind:
         return "a localiser"
     if not get("Rows") or not get("Columns"):
@@ -231,7 +231,7 @@ def _hashed(patient) -> str:
     return "p" + hashlib.sha256(patient.encode()).hexdigest()[:8]
 
 
-def _seconds(keyword: str, value, path: Path) -> float | None:
+def _seconds(keyword: str, value) -> float | None:
     """Seconds within the day, or from the trigger. Dates are left out: a scan takes less than a day."""
     if value is None or str(value).strip() == "":
         return None

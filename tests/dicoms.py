@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_ui
 
 CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-SHAPE = (32, 28, 3, 12)
+SHAPE = (32, 28, 2, 10)
 PIXEL = (6.0, 5.0)  # mm: distance of rows, distance of columns, as PixelSpacing has them
 ORIGIN = (-77.5, -81.0, 12.5)  # mm, LPS
 SLICE = 8.0  # mm
