@@ -10,7 +10,6 @@ import html
 import operator
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from perfkit import discovery, patients
@@ -175,8 +174,8 @@ def open_cohort(folder: str | Path) -> Cohort:
     Parameters
     ----------
     folder : an ISLES 2018 tree (phantom cohorts alike; its TRAINING or TESTING folder or the folder one
-        above will do), an ISLES 2024 tree, a BIDS-like one, a folder with a table ``scans.csv``, or a plain
-        folder of NIfTI series, named as ``perfkit.discovery`` says.
+        above will do), an ISLES 2024 tree, a BIDS-like one, a folder with a table ``scans.csv``, a plain
+        folder of NIfTI series, named as ``perfkit.discovery`` says, or one of DICOM series.
 
     Returns
     -------
@@ -210,9 +209,7 @@ def _open_nifti(folder: Path) -> Cohort | None:
 
 
 def _open_dicom(folder: Path) -> Cohort | None:
-    if find_spec("perfkit.dicomscans") is None:
-        return None
-    from perfkit import dicomscans
+    from perfkit import dicomscans  # only where there is no NIfTI
 
     found = dicomscans.find(folder)
     if found is None:

@@ -1,21 +1,19 @@
 """Cohorts from disk: ISLES 2018 with all its quirks, plain folders, patients and folds, bad input."""
 
 import gzip
-import importlib.machinery
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
 
+import dicoms
 import layouts
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import perfkit
-from perfkit import nifti, patients
+from perfkit import dicomscans, nifti, patients
 from perfkit.case import Case
 from perfkit.datasets import Cohort, Scan, open_cohort
 
@@ -494,15 +492,12 @@ def test_the_list_of_patients_counts_in_a_flat_folder(tmp_path):
 @pytest.fixture
 def dicom(monkeypatch):
     """A reader that takes every folder for DICOM: two series of one patient."""
-    reader = types.ModuleType("perfkit.dicomscans")
-    reader.__spec__ = importlib.machinery.ModuleSpec(reader.__name__, None)
-    reader.find = lambda folder: types.SimpleNamespace(
-        scans=[Scan(id=name, name=name, patient="p1", path=folder / name) for name in ("s1", "s2")],
-        notes=("A localiser is skipped.",),
-    )
-    monkeypatch.setitem(sys.modules, reader.__name__, reader)
-    monkeypatch.setattr(perfkit, "dicomscans", reader, raising=False)
-    return reader
+
+    def find(folder):
+        scans = [Scan(id=name, name=name, patient="p1", path=folder / name) for name in ("s1", "s2")]
+        return dicomscans.DicomFolder(scans, ("A localiser is skipped.",))
+
+    monkeypatch.setattr(dicomscans, "find", find)
 
 
 def test_a_folder_without_nifti_may_hold_dicom(tmp_path, dicom):
@@ -515,13 +510,22 @@ def test_a_folder_without_nifti_may_hold_dicom(tmp_path, dicom):
     assert open_cohort(tmp_path).patients == {"s1": "p1", "s2": "p9"}
 
 
+def test_a_dicom_series_is_a_scan_as_any_other(tmp_path):
+    written = dicoms.series(tmp_path / "exported")
+    cohort = open_cohort(tmp_path)
+    assert cohort.kind == "DICOM" and len(cohort) == 1 and not cohort.table().has_core.any()
+    case = next(iter(cohort))
+    assert case.ctp.shape == written.shape and case.dt == 1.5 and len(cohort.fingerprint(0)) == 16
+    with pytest.raises(ValueError, match="needs core masks"):
+        cohort.require_core("A study")
+
+
 def test_where_there_is_nifti_dicom_is_not_asked(tmp_path, dicom):
     layouts.save(tmp_path / "a.nii", layouts.head(), times=(1.0,))
     assert open_cohort(tmp_path).kind == "NIfTI"
 
 
-def test_a_folder_of_neither_is_told(tmp_path, dicom):
-    dicom.find = lambda folder: None
+def test_a_folder_of_neither_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"DICOM series or NIfTI series.*this folder holds nothing"):
         open_cohort(tmp_path)
 
