@@ -53,7 +53,7 @@ def estimate_motion(case: Case, *, progress: bool = False):
     pad = 0 if view.thick else 2  # ITK's gradient needs four slices
     grid = (view.spacing, pad, view.origin)
     fixed = _image(sitk, view.reference(), *grid)
-    mask = sitk.Cast(_image(sitk, view.rim, *grid), sitk.sitkUInt8)
+    mask = sitk.Cast(_image(sitk, view.rim, *grid, mode="constant"), sitk.sitkUInt8)
     rows = []
     for t, start in enumerate(
         tqdm(small_motion(view, case), desc="motion", unit="frame", disable=not progress)
@@ -154,9 +154,9 @@ def _transform(sitk, case, shift, turns):
     return transform
 
 
-def _image(sitk, volume, spacing, pad, origin=(0.0, 0.0)):
+def _image(sitk, volume, spacing, pad, origin=(0.0, 0.0), *, mode="edge"):
     """Volume (X, Y, Z) as an image along its own axes, first and last slice repeated ``pad`` times."""
-    volume = np.pad(volume, ((0, 0), (0, 0), (pad, pad)), mode="edge")
+    volume = np.pad(volume, ((0, 0), (0, 0), (pad, pad)), mode=mode)
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T, np.float32))
     image.SetSpacing([float(s) for s in spacing])
     image.SetOrigin([*map(float, origin[:2]), -pad * float(spacing[2])])

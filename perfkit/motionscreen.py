@@ -11,14 +11,17 @@ from scipy import ndimage
 from perfkit import curves
 from perfkit.case import Case
 
-FLAT_HU = (0.0, 300.0)  # our choice: no difference is seen in between, where brain, blood and contrast lie
-SEEN_HU = (-300.0, 1000.0)  # our choice: what lies beyond is one air, one bone; no streak weighs more
+FLAT_HU = (0, 300)  # our choice: no difference is seen in between, where brain, blood and contrast lie
+SEEN_HU = (-300, 1000)  # our choice: what lies beyond is one air, one bone; no streak weighs more
 STRIPPED_HU = (
     0.0,
     20.0,
 )  # our choice: without a skull the brain's edge is seen, and no tissue enhances below
 STRIPPED_SHARE = 0.01  # our choice: with its skull a head has a third of the rim in bone, without it none
 RIM_MM = 12.0  # our choice: takes in the skull, leaves out most of the head rest, which does not move
+BOX_MM = (
+    RIM_MM + 8.0
+)  # our choice: what a head that moves so far brings near the rim; the rest is not looked at
 PIXEL_MM = 1.5  # our choice: finer pixels are averaged; a tenth of it is the accuracy that is asked for
 SIGMA_MM = 1.5  # our choice: what is blurred so reaches its neighbour, which the linear step needs
 REFERENCE_FRAMES = 5  # our choice: their median stands even where two of them moved
@@ -85,18 +88,22 @@ class HeadView:
     """The series as motion is seen in it: bone and air, pixels averaged, smoothed in the plane."""
 
     def __init__(self, case: Case):
-        self.ctp, self.n_frames = case.ctp, case.n_frames
         spacing = [float(s) for s in case.spacing]
+        self.box = _box_around(case.brain, spacing)
+        self.ctp, self.n_frames = case.ctp[self.box], case.n_frames
         self.factors = [max(1, round(PIXEL_MM / s)) for s in spacing[:2]]
         self.spacing = [spacing[0] * self.factors[0], spacing[1] * self.factors[1], spacing[2]]
-        self.origin = [(f - 1) / 2 * s for f, s in zip(self.factors, spacing, strict=False)] + [0.0]
-        brain = self.averaged(case.brain.astype(np.float32))
+        starts = [part.start + (f - 1) / 2 for part, f in zip(self.box, self.factors, strict=True)]
+        self.origin = [start * s for start, s in zip(starts, spacing, strict=False)] + [0.0]
+        brain = self.averaged(case.brain[self.box].astype(np.float32))
         self.brain = brain >= min(0.5, brain.max())
         self.near, self.rim = self._surroundings()
         self.thick = self.brain.shape[2] >= THICK_SLAB
-        first = self.averaged(case.ctp[..., 0].astype(np.float32))[self.near]
+        first = self.averaged(self.ctp[..., 0].astype(np.float32))[self.near]
         self.stripped = ((first > FLAT_HU[1]) | (first < FLAT_HU[0] - 100)).mean() < STRIPPED_SHARE
-        mean = case.ctp[case.brain].mean(axis=0, dtype=float)
+        voxels = np.flatnonzero(case.brain)
+        voxels = voxels[:: max(1, len(voxels) // 5000)]  # enough for a mean whose onset is sought
+        mean = case.ctp[np.unravel_index(voxels, case.brain.shape)].mean(axis=0, dtype=float)
         self.n_reference = max(REFERENCE_FRAMES, curves.n_baseline(mean, case.dt))
 
     def _surroundings(self):
@@ -118,13 +125,10 @@ class HeadView:
 
     def frame(self, t: int):
         """Frame t, (X, Y, Z) float32."""
-        hu = self.ctp[..., t].astype(np.float32)
-        if self.stripped:
-            seen = np.clip(hu, *STRIPPED_HU)
-        else:
-            seen = np.clip(hu, SEEN_HU[0], FLAT_HU[0]) + np.clip(hu, FLAT_HU[1], SEEN_HU[1]) - FLAT_HU[1]
+        hu = self.ctp[..., t]
+        seen = np.clip(hu, *STRIPPED_HU) if self.stripped else np.clip(hu, *SEEN_HU) - np.clip(hu, *FLAT_HU)
         sigma = [SIGMA_MM / s for s in self.spacing[:2]]
-        return ndimage.gaussian_filter(self.averaged(seen), (*sigma, 0), mode="nearest")
+        return ndimage.gaussian_filter(self.averaged(seen.astype(np.float32)), (*sigma, 0), mode="nearest")
 
     def reference(self):
         """Median of the first frames, (X, Y, Z) float32."""
@@ -132,7 +136,19 @@ class HeadView:
         return np.median([self.frame(t) for t in range(n)], axis=0)
 
     def averaged(self, volume):
-        """Mean over blocks of pixels."""
-        a, b = self.factors
-        x, y, z = (volume.shape[0] // a, volume.shape[1] // b, volume.shape[2])
-        return volume[: x * a, : y * b].reshape(x, a, y, b, z).mean(axis=(1, 3))
+        """Mean over blocks of pixels, float32."""
+        for axis, factor in enumerate(self.factors):
+            n = volume.shape[axis] // factor
+            parts = [np.moveaxis(volume, axis, 0)[k : n * factor : factor] for k in range(factor)]
+            volume = np.moveaxis(sum(parts[1:], parts[0]) / np.float32(factor), 0, axis)
+        return volume
+
+
+def _box_around(brain, spacing):
+    """Slices along x and y that hold the brain and its surroundings."""
+    box = []
+    for axis in (0, 1):
+        hits = np.flatnonzero(brain.any(axis=(1 - axis, 2)))
+        margin = int(np.ceil(BOX_MM / spacing[axis]))
+        box.append(slice(max(0, int(hits[0]) - margin), int(hits[-1]) + 1 + margin))
+    return tuple(box)
