@@ -131,7 +131,8 @@ def test_every_notebook_gets_parameters_it_has(tmp_path, tiny_cohort, monkeypatc
     page = study.run_study(out, tiny_cohort, preset="tiny", folds=2, seed=5, say=lambda line: None)
     assert page == out / "index.html"
     names = [name for name, *_ in ran]
-    assert sorted(set(names)) == sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb"))
+    there = {p.stem for p in NOTEBOOKS.glob("*.ipynb")}
+    assert set(names) == there - {"05_case_report"}  # of one scan; `perfkit batch` runs it over many
     for name, output, given in ran:
         assert set(given) <= parameters_of(name), name
         assert output.parent == out and output.name.startswith(name) and given["seed"] == 5
