@@ -159,7 +159,7 @@ def _with_patient(scan: DicomScan, name: str, first: dict[str, str]) -> DicomSca
     if scan.id:
         return replace(scan, id=name)
     if scan.patient:
-        note = f"Its patient, {scan.patient}, is a short hash of the PatientID, which may be a name."
+        note = "Its patient is named by a short hash of the PatientID, which may be a name."
         return replace(scan, id=name, notes=(*scan.notes, note))
     study = scan.series.images[0][0].study if scan.series else ""
     patient = first.setdefault(study, name) if study else name

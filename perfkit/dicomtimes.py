@@ -43,16 +43,11 @@ def in_order(slices: list[list[Image]], name: str, dt: float | None = None):
     order = next((key for key in ORDERS if _tells(slices, _values(slices, key))), None)
     for key in CLOCKS:
         values = _values(slices, key)
+        still = key in _EXACT and order and not _tells(slices, values, share=1.0)
+        if still and (found := _coarse(slices, values, key, order)):
+            return found
         if _tells(slices, values):
             return _clocked(_sorted(slices, values, key, name), key)
-        if values and key in _EXACT and order:
-            # a clock of whole seconds stands still between faster frames, and still gives their interval
-            frames, _ = _sorted(slices, _values(slices, order), order, name)
-            if interval := _coarse(_values(frames, key)):
-                note = (
-                    f"Frames are in order of {order}, {interval:.4g} s apart: {key} knows whole seconds only."
-                )
-                return frames, _times_of(frames, interval), interval, (note,)
     return _numbered(slices, order, name, dt)
 
 
@@ -89,9 +84,9 @@ def _values(slices: list[list[Image]], key: str):
     return [[round(v + late * (v < _HALF_DAY), 3) for v in row] for row in values]
 
 
-def _tells(slices, values) -> bool:
-    """Whether values tell the images of each slice apart, doubles excepted."""
-    return values is not None and sum(len(set(row)) for row in values) >= DISTINCT * sum(map(len, slices))
+def _tells(slices, values, share: float = DISTINCT) -> bool:
+    """Whether values tell the images of each slice apart, or that share of them."""
+    return values is not None and sum(len(set(row)) for row in values) >= share * sum(map(len, slices))
 
 
 def _sorted(slices, values, key: str, name: str):
@@ -150,13 +145,22 @@ def _clocked(ordered, key: str):
     return frames, times, interval, (note + ".",)
 
 
-def _coarse(values) -> float | None:
-    if values is None or len(values[0]) < 2:
+def _coarse(slices, values, key: str, order: str):
+    """Read a clock of whole seconds; it may stand still between frames, and still gives their interval."""
+    if values is None or len({len(row) for row in values}) > 1:
         return None
-    values = np.array(values)
-    if (values != np.floor(values)).any() or (np.diff(values, axis=1) < 0).any():
+    numbers = _values(slices, order)
+    rows = zip(numbers, values, slices, strict=True)
+    ranked = [sorted(zip(*row, strict=True), key=lambda entry: entry[0]) for row in rows]
+    times = np.array([[value for _, value, _ in row] for row in ranked])
+    if (times != np.floor(times)).any() or (np.diff(times, axis=1) < 0).any():
         return None
-    return timing.uniform_interval(values, resolution=1.0)
+    interval = timing.uniform_interval(times, resolution=1.0)
+    if interval is None:
+        return None
+    frames = [[image for _, _, image in row] for row in ranked]
+    note = f"Frames are in order of {order}, {interval:.4g} s apart: {key} knows whole seconds only."
+    return frames, _times_of(frames, interval), interval, (note,)
 
 
 def _times_of(frames, interval: float):

@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRBigEndian, JPEGLosslessSV1, RLELossless
 from perfkit import dicomscans
 from perfkit.datasets import open_cohort
 
+ONE_SLICE = head((32, 28, 1, 10), seed=7)
 TILTED = dicoms.tilted(about_x=20, about_z=7)
 
 
@@ -93,7 +94,7 @@ def test_a_tilted_gantry_shifts_the_slices(tmp_path):
 
 
 def test_a_single_slice_is_as_thick_as_it_says(tmp_path):
-    dicoms.series(tmp_path / "scan", head((32, 28, 1, 10)))
+    dicoms.series(tmp_path / "scan", ONE_SLICE)
     scan = only(tmp_path)
     assert scan.shape == (32, 28, 1, 10) and scan.spacing == (5, 6, 8)
     assert scan.load().affine[2, 2] == pytest.approx(8)
@@ -313,7 +314,7 @@ def test_without_times_a_series_is_refused(tmp_path, keyword, words):
         only(tmp_path).load()
 
 
-@pytest.mark.parametrize("dt", [0.5, 1.5, 2.8])
+@pytest.mark.parametrize("dt", [0.5, 0.95, 2.8])
 def test_a_clock_of_whole_seconds_gives_the_interval_of_its_frames(tmp_path, dt):
     def whole(data, z, t):
         data.AcquisitionTime = clock(np.floor(START + dt * t), digits=0)
@@ -326,22 +327,42 @@ def test_a_clock_of_whole_seconds_gives_the_interval_of_its_frames(tmp_path, dt)
     assert any("whole seconds only" in note for note in case.notes)
 
 
+def to_and_fro(n_slices=4, n_frames=18, period=2.81):
+    """(Z, T), s: as the table passes the slices there and back."""
+    along = (np.arange(n_slices)[:, None] + 0.5) / n_slices
+    frames = np.arange(n_frames)
+    return period * np.where(frames % 2 == 0, frames + along, frames + 1 - along)
+
+
 def test_a_shuttle_is_brought_to_one_interval_and_its_times_are_kept(tmp_path):
-    along = (np.arange(4) + 0.5) / 4
-    frames = np.arange(18)
-    times = 2.81 * np.where(frames % 2 == 0, frames + along[:, None], frames + 1 - along[:, None])
+    times = to_and_fro()
     anatomy = head((32, 28, 4, 18), seed=3)[..., :1].astype(float)
-    truth = anatomy + np.where(anatomy > 0, 20 * np.sin(times / 9), 0)
-    dicoms.series(tmp_path / "scan", np.rint(truth).astype(np.int16), times=times)
+
+    def seen(times):
+        return anatomy + np.where(anatomy > 0, 20 * np.sin(times / 9), 0)
+
+    dicoms.unitobrain(tmp_path, hu=np.rint(seen(times)).astype(np.int16), times=times)
     scan = only(tmp_path)
     case = scan.load()
     assert case.dt == scan.dt == pytest.approx(2.81, rel=1e-4) and scan.shape == case.ctp.shape
     np.testing.assert_allclose(scan.times, times - times.min(), atol=1e-3)
     grid = times[:, 0].max() + case.dt * np.arange(case.n_frames)
-    smooth = anatomy + np.where(anatomy > 0, 20 * np.sin(grid / 9), 0)
-    assert np.abs(case.ctp - smooth).max() < 2  # rounding to whole HU is .5 of it
+    assert np.abs(case.ctp - seen(grid)).max() < 2  # rounding to whole HU is .5 of it
     notes = " ".join(case.notes)
     assert "0.702 to 4.918 s apart" in notes and "natural cubic spline" in notes and "for 18" in notes
+
+
+def test_a_frame_missing_from_a_shuttle_is_named(tmp_path):
+    dicoms.series(
+        tmp_path / "scan",
+        head((32, 28, 4, 18)),
+        times=to_and_fro(),
+        change=lambda data, z, t: (z, t) != (3, 8),
+    )
+    with pytest.raises(
+        ValueError, match=r"slice 3 \(from 0\) has 17, the widest gap follows 19\.67 .*1 of 4 slices"
+    ):
+        only(tmp_path).load()
 
 
 # --- enhanced multi-frame -----------------------------------------------------------------------------------
@@ -432,10 +453,10 @@ def to_colour(data, z, t):
     ],
 )
 def test_what_is_no_perfusion_series_is_skipped_with_the_reason(tmp_path, change, words):
-    dicoms.series(tmp_path / "other", series="other", change=change)
+    dicoms.series(tmp_path / "other", ONE_SLICE, series="other", change=change)
     with pytest.raises(ValueError, match="needs CT perfusion series; of .* none belongs to one.*" + words):
         dicomscans.find(tmp_path)
-    hu = dicoms.series(tmp_path / "scan")
+    hu = dicoms.series(tmp_path / "scan", ONE_SLICE)
     found = dicomscans.find(tmp_path)
     assert any(note.startswith("other: ") and words in note for note in found.notes)
     (scan,) = found.scans
@@ -487,7 +508,7 @@ def test_a_dicomdir_is_no_image(tmp_path):
 
 def test_patients_are_told_apart_and_their_ids_not_shown(tmp_path):
     for n, patient in enumerate(["Doe^Jane", "Doe^Jane", "Roe^Richard"]):
-        dicoms.series(tmp_path / f"scan{n}", patient=patient, series=n, study=n)
+        dicoms.series(tmp_path / f"scan{n}", ONE_SLICE, patient=patient, series=n, study=n)
     cohort = open_cohort(tmp_path)
     assert cohort.kind == "DICOM"
     a, b, c = cohort.patients.values()
@@ -500,8 +521,8 @@ def test_patients_are_told_apart_and_their_ids_not_shown(tmp_path):
 @pytest.mark.parametrize("patient", ["", "ANON"])
 def test_an_id_that_names_nobody_is_a_patient_of_its_own(tmp_path, patient):
     for n in range(2):
-        dicoms.series(tmp_path / f"scan{n}", patient=patient, series=n, study=n)
-    dicoms.series(tmp_path / "scan2", patient=patient, series="again", study=1)
+        dicoms.series(tmp_path / f"scan{n}", ONE_SLICE, patient=patient, series=n, study=n)
+    dicoms.series(tmp_path / "scan2", ONE_SLICE, patient=patient, series="again", study=1)
     scans = dicomscans.discover(tmp_path)
     assert [scan.patient for scan in scans] == ["scan0", "scan1", "scan1"]  # the last two are of one study
     assert all(any("names nobody" in note for note in scan.notes) for scan in scans)
