@@ -127,7 +127,7 @@ def _in_words(error: Exception) -> str:
 
 def _look_deeper(case, seen):
     """Read the maps beside a scan, and judge the AIF of the automatic method."""
-    for name in case.vendor:
+    for name in case.vendor_maps:
         try:
             case.vendor_maps[name]
         except (OSError, ValueError, KeyError) as error:
@@ -202,7 +202,7 @@ def report_lines(report: Report) -> Iterator[str]:
     yield from _what_is_there(report)
     n = len(report.scans)
     odd = report.scans[report.scans["status"] == "odd"]
-    yield f"\nOdd: {len(odd)} of {n} scans." if len(odd) else "\nOdd: nothing."
+    yield f"\nOdd: {len(odd)} of {_n(n, 'scan')}." if len(odd) else "\nOdd: nothing."
     shown = report.findings[report.findings["odd"].astype(bool) & report.findings["case"].isin(odd["case"])]
     for what, rows in shown.groupby("what", sort=False):
         yield from _one_oddity(what, rows, n)
@@ -210,7 +210,7 @@ def report_lines(report: Report) -> Iterator[str]:
     for note, rows in notes.groupby("detail", sort=False):
         yield f"  note, {_listed(rows['case'], n)}: {note}"
     skipped = report.skipped
-    yield f"\nSkipped: {len(skipped)} of {n} scans." if len(skipped) else "\nSkipped: none."
+    yield f"\nSkipped: {len(skipped)} of {_n(n, 'scan')}." if len(skipped) else "\nSkipped: none."
     yield from (f"  {row['case']}: {row['why']}" for row in skipped.to_dict("records"))
     if report.quick:
         yield "\nHeaders alone were read: values, bolus, masks and motion were not looked at."
@@ -237,7 +237,8 @@ def _listed(cases, n) -> str:
 
 def _what_is_there(report):
     cohort, scans = report.cohort, report.scans
-    yield f"{cohort.folder}: {cohort.kind}, {len(scans)} scans of {scans['patient'].nunique()} patients."
+    patients = _n(scans["patient"].nunique(), "patient")
+    yield f"{cohort.folder}: {cohort.kind}, {_n(len(scans), 'scan')} of {patients}."
     yield f"  shape     {_counted(scans['shape'])}"
     yield f"  spacing   {_spacings(cohort.scans)}"
     yield f"  Δt        {_counted(scans['dt'])} s"
@@ -249,6 +250,10 @@ def _what_is_there(report):
     listed = ", ".join(f"{name} {count}" for name, count in beside.items() if count)
     yield f"  beside    {listed or 'nothing'}"
     yield from (f"  note      {note}" for note in report.notes)
+
+
+def _n(count, word) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def _counted(column) -> str:

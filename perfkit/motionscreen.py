@@ -25,6 +25,10 @@ BOX_MM = (
 PIXEL_MM = 1.5  # our choice: finer pixels are averaged; a tenth of it is the accuracy that is asked for
 SIGMA_MM = 1.5  # our choice: what is blurred so reaches its neighbour, which the linear step needs
 REFERENCE_FRAMES = 5  # our choice: their median stands even where two of them moved
+HEAD_MM = 70.0  # our choice: half a head, at which a turn and a shift move the skull alike
+UNSEEN = (
+    0.05  # our choice: motion that changes the image so much less than other motion; in heads 0.1 at least
+)
 THICK_SLAB = 4  # slices; our choice: with fewer, only motion in the plane can be told
 MOVED_MM = 0.5  # our choice: half a pixel of a head scan; phantoms that lie still show at most 0.02 mm
 
@@ -72,11 +76,12 @@ def small_motion(view: HeadView, case: Case):
     )
     slope, places = slope[view.near], view.places(case)[view.near]
     free = [0, 1, 2, 3, 4, 5] if view.thick else [0, 1, 5]
-    inverse = np.linalg.pinv(-np.hstack([slope, np.cross(places, slope)])[:, free])
+    columns = -np.hstack([slope, np.cross(places, slope) / HEAD_MM])[:, free]
+    inverse = np.linalg.pinv(columns, rcond=UNSEEN)
     motion = np.zeros((view.n_frames, 6))
     for t in range(view.n_frames):
         motion[t, free] = inverse @ (view.frame(t) - reference)[view.near]
-    return motion
+    return motion / [1, 1, 1, HEAD_MM, HEAD_MM, HEAD_MM]
 
 
 def centre_of(case: Case):

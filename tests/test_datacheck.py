@@ -3,7 +3,9 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import dicoms
 import layouts
+import layouts24
 import nibabel
 import numpy as np
 import pandas as pd
@@ -303,3 +305,21 @@ def test_the_command_refuses_what_makes_no_sense(command_line, tmp_path):
 
 def test_a_cohort_may_be_given_instead_of_a_folder(tiny_cohort):
     assert len(check_cohort(open_cohort(tiny_cohort)[:1]).scans) == 1
+
+
+def test_an_isles_2024_look_alike_is_described(tmp_path):
+    report = look(layouts24.isles24(tmp_path / "isles24"), deep=True)
+    assert set(report.scans["kind"]) == {"ISLES 2024"}
+    infarct = report.scans.query("core == 'final infarct'")
+    assert len(infarct) and (infarct["final_infarct_ml"] > 0).all()
+    assert report.scans["core_ml"].isna().all()
+    assert infarct["maps"].str.contains("tmax").any()
+    assert not set(report.findings["what"]) & {"broken map", "motion"}
+
+
+def test_dicom_look_alikes_are_described(tmp_path):
+    dicoms.unitobrain(tmp_path / "unito")
+    report = look(tmp_path / "unito")
+    assert set(report.scans["kind"]) == {"DICOM"}
+    assert report.scans["shape"].str.count("×").eq(3).all()
+    assert len(list(report_lines(report))) > 5
