@@ -48,7 +48,7 @@ def screen_motion(case: Case):
 
     Notes
     -----
-    Measured on phantoms, 64 that lie still and 64 that move in the plane: 0.13 mm at most where nothing moves;
+    Measured on phantoms, 64 still and 64 moved in the plane: 0.13 mm at most where nothing moves;
     1 mm reads 0.6 to 1.5 mm, and is always above ``MOVED_MM``; half a millimetre is in 89 of 100.
     """
     view = HeadView(case)
