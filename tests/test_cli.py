@@ -24,7 +24,7 @@ from perfkit.datasets import open_cohort
 COMMANDS = {
     "study": ("--cohort", "--out", "--n", "--size", "--preset", "--folds", "--seed"),
     "phantom": ("folder", "--n", "--size", "--seed"),
-    "maps": ("source", "--out", "--case", "--voxel", "--matrix", "--lambda-rel"),
+    "maps": ("source", "--out", "--case", "--voxel", "--matrix", "--lambda-rel", "--estimator"),
     "pick": ("cohort", "--rater", "--case", "--port", "--browser"),
     "train": ("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
     "batch": (
@@ -98,6 +98,7 @@ WRONG = {
     "maps {file}": "notes.txt is not",
     "maps {tiny} --case case_99": "there is no scan 'case_99'",
     "maps {tiny} --voxel 1,2": "'x y z; x y z'",
+    "maps {tiny} --estimator bayes": "tikhonov, calibrated: 'bayes' came",
     "maps {tiny} --lambda-rel 0": "lambda_rel must be positive",
     "maps {tiny} --matrix toeplitz": "circulant, volterra: 'toeplitz' came",
     "maps {tiny} --out {file}": "--out names a folder",
