@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,50 +14,30 @@ from perfkit.case import Case
 from perfkit.dicomheaders import Image
 from perfkit.dicomseries import Series
 from perfkit.foundfiles import natural
+from perfkit.scans import Scan, find_brain
 from perfkit.unitobrain import Unit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DicomScan:
-    """One DICOM series as its headers describe it; ``load`` reads the pixels.
+class DicomScan(Scan):
+    """One DICOM series as its headers describe it; ``load`` reads the pixels. It brings no masks.
 
     Parameters
     ----------
     id : UniToBrain's case; else made of the folder's path, and the series' number where there are several.
     patient : UniToBrain's case; else a short hash of the PatientID; ``id`` where that names nobody.
     path, name : folder of the files, and its name.
-    number : None; only ISLES 2018 has such numbers.
     shape : (X, Y, Z, T) of the Case.
-    dt : s, of the Case.
-    spacing : (3,), mm.
     times : (Z, T), s, of the images as scanned; where they keep to no interval, T differs from ``shape``'s.
     vendor : folders of maps by name.
-    core_path, final_infarct_path : None: DICOM series bring no masks.
-    problem, notes : as in a Scan.
     series, files : the images in order, and the files they lie in.
+    others : as in Scan.
     """
 
-    id: str
-    patient: str
-    path: Path
-    name: str
-    number: int | None = None
-    shape: tuple[int, ...] | None = None
-    dt: float | None = None
-    spacing: tuple[float, ...] | None = None
     times: np.ndarray | None = field(default=None, repr=False)
     vendor: Mapping[str, Path] = field(default_factory=dict, repr=False)
-    core_path: Path | None = None
-    final_infarct_path: Path | None = None
-    problem: str | None = None
-    notes: tuple[str, ...] = ()
     series: Series | None = field(default=None, repr=False)
     files: tuple[Path, ...] = field(default=(), repr=False)
-
-    @property
-    def has_core(self) -> bool:
-        """Whether there is a core mask: never."""
-        return self.core_path is not None
 
     def load(self) -> Case:
         """Read the pixels, each file once, and bring frames of other times to one interval.
@@ -79,19 +58,14 @@ class DicomScan:
             ctp=ctp,
             dt=self.dt,
             affine=self.series.affine,
-            brain=_brain(ctp, self.dt, self.series.affine, self.path),
+            brain=find_brain(ctp, self.dt, self.series.affine, self.path),
             vendor=self.vendor,
             source=self.path,
             notes=self.notes,
         )
 
-    def fingerprint(self) -> str:
-        """Hash of the names, sizes and times of the files a Case is read from: changes when they do."""
-        digest = hashlib.sha256(f"{self.id}|{self.patient}|{self.dt}".encode())
-        for path in self.files:
-            stat = path.stat() if path.exists() else None
-            digest.update(f"|{path.name}|{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
-        return digest.hexdigest()[:16]
+    def _read_from(self) -> tuple[Path, ...]:
+        return self.files
 
 
 def common_folder(images: list[Image]) -> Path:
@@ -176,17 +150,3 @@ def _check_syntax(images: list[Image]) -> None:
             f"{path}: compressed images need a decoder; {UID(syntax).name or syntax} has none here. Install "
             "one (pip install python-gdcm), or decompress the files (gdcmconv --raw, or dcmdjpeg of DCMTK)."
         )
-
-
-def _brain(ctp, dt: float, affine, path: Path):
-    from perfkit import curves, masks
-
-    first = ctp[..., 0]
-    soft = (first > 0) & (first < 100)  # HU; tissue shows the bolus, air and bone only noise
-    soft = soft if soft.any() else np.ones_like(soft)
-    mean = np.array([ctp[..., t][soft].mean(dtype=float) for t in range(ctp.shape[-1])])
-    baseline = ctp[..., : curves.n_baseline(mean, dt)].mean(axis=-1, dtype=np.float32)
-    try:
-        return masks.brain_mask(baseline, checks.spacing_of(affine))
-    except ValueError as problem:
-        raise ValueError(f"{path}: {problem}") from None

@@ -83,7 +83,7 @@ class Scan:
             ctp=ctp,
             dt=self.dt,
             affine=header.affine,
-            brain=masks["brain"] if "brain" in masks else _brain(ctp, self.dt, header),
+            brain=masks["brain"] if "brain" in masks else find_brain(ctp, self.dt, header.affine, self.path),
             core=masks.get("core"),
             final_infarct=infarct,
             vendor=self.vendor,
@@ -96,14 +96,15 @@ class Scan:
     def fingerprint(self) -> str:
         """Hash of the names, sizes and times of the files a Case is read from: changes when they do."""
         digest = hashlib.sha256(f"{self.id}|{self.patient}".encode())
-        sidecar = sidecars.beside(self.path)
-        for path in filter(
-            None, (self.path, self.core_path, self.brain_path, self.final_infarct_path, sidecar)
-        ):
+        for path in filter(None, self._read_from()):
             stat = path.stat() if path.exists() else None
             digest.update(f"|{path.name}|{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
         digest.update(f"|{self.dt}".encode())  # a table may give another without any of the files changing
         return digest.hexdigest()[:16]
+
+    def _read_from(self) -> tuple[Path | None, ...]:
+        beside = (self.core_path, self.brain_path, self.final_infarct_path, sidecars.beside(self.path))
+        return (self.path, *beside)
 
 
 def describe(found: Found) -> Scan:
@@ -165,7 +166,24 @@ def _timed(scan: Scan, header: nifti.Header, given: float | None) -> Scan:
     return replace(scan, dt=said.dt, times=said.times, notes=scan.notes + said.notes + notes)
 
 
-def _brain(ctp, dt: float, header: nifti.Header):
+def find_brain(ctp, dt: float, affine, where):
+    """Find the brain in a series that comes without a mask.
+
+    Parameters
+    ----------
+    ctp : (X, Y, Z, T), HU.
+    dt : s.
+    affine : (4, 4), mm.
+    where : file or folder, for the words of an error.
+
+    Returns
+    -------
+    (X, Y, Z) bool
+
+    Raises
+    ------
+    ValueError : nothing in the values is brain.
+    """
     from perfkit import curves, masks
 
     first = ctp[..., 0]
@@ -175,13 +193,13 @@ def _brain(ctp, dt: float, header: nifti.Header):
     baseline = ctp[..., : curves.n_baseline(mean, dt)].mean(axis=-1, dtype=np.float32)
     shifted = ((first > 1024) & (first < 1124)).mean() > OFFSET_SHARE
     try:
-        brain = None if shifted else masks.brain_mask(baseline, checks.spacing_of(header.affine))
+        brain = None if shifted else masks.brain_mask(baseline, checks.spacing_of(affine))
     except ValueError as problem:
-        raise ValueError(f"{header.path}: {problem}") from None
+        raise ValueError(f"{where}: {problem}") from None
     if brain is None or not brain.any():
         hint = "Subtract 1024" if shifted else "Convert to HU, or give a brain mask beside the series"
         raise ValueError(
-            f"{header.path}: a scan shows brain, 0-100 HU before the contrast; none was found in values from "
+            f"{where}: a scan shows brain, 0-100 HU before the contrast; none was found in values from "
             f"{ctp.min()} to {ctp.max()}. {hint}."
         )
     return brain

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-UNIFORM = (
-    0.05  # of the interval; our choice: 50 ms at 1 s, a tenth of the smallest delay one reads from a map
-)
+UNIFORM = 0.05  # of the interval; our choice: 50 ms at 1 s, a tenth of the smallest delay read from a map
 ROUNDED = 1.25  # steps; our choice: rounded times lie within one step, and the fitted line is off by less
 GAP = 1.5  # of the typical interval; our choice: between a jittered interval and a frame that is missing
 
