@@ -107,7 +107,6 @@ def run_case(task: Task) -> Outcome:
     final = Path(task.folder, task.name)
     if batchrecord.read_done(final, task.record["key"]):
         return Outcome(kind="done")  # by a worker that was thought lost
-    begun = time.monotonic()
     with _GATE.admit(task.expected, lambda: not os.path.exists(task.lease)) as used:
         if used is None:
             return Outcome(kind="stopped")

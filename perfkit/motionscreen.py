@@ -13,22 +13,15 @@ from perfkit.case import Case
 
 FLAT_HU = (0, 300)  # our choice: no difference is seen in between, where brain, blood and contrast lie
 SEEN_HU = (-300, 1000)  # our choice: what lies beyond is one air, one bone; no streak weighs more
-STRIPPED_HU = (
-    0.0,
-    20.0,
-)  # our choice: without a skull the brain's edge is seen, and no tissue enhances below
+STRIPPED_HU = (0.0, 20.0)  # our choice: without a skull the brain's edge is seen; tissue does not enhance so
 STRIPPED_SHARE = 0.01  # our choice: with its skull a head has a third of the rim in bone, without it none
 RIM_MM = 12.0  # our choice: takes in the skull, leaves out most of the head rest, which does not move
-BOX_MM = (
-    RIM_MM + 8.0
-)  # our choice: what a head that moves so far brings near the rim; the rest is not looked at
+BOX_MM = RIM_MM + 8.0  # our choice: what a head that moves so far brings near the rim; no more is looked at
 PIXEL_MM = 1.5  # our choice: finer pixels are averaged; a tenth of it is the accuracy that is asked for
 SIGMA_MM = 1.5  # our choice: what is blurred so reaches its neighbour, which the linear step needs
 REFERENCE_FRAMES = 5  # our choice: their median stands even where two of them moved
 HEAD_MM = 70.0  # our choice: half a head, at which a turn and a shift move the skull alike
-UNSEEN = (
-    0.05  # our choice: motion that changes the image so much less than other motion; in heads 0.1 at least
-)
+UNSEEN = 0.05  # our choice: motion that changes the image so much less than other motion; in heads ≥ 0.1
 THICK_SLAB = 4  # slices; our choice: with fewer, only motion in the plane can be told
 MOVED_MM = 0.5  # our choice: half a pixel of a head scan; phantoms that lie still show at most 0.13 mm
 
