@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from perfkit import __version__, pages
-from perfkit.maps import UNITS, save_image
+from perfkit.mapfiles import UNITS, save_image
 
 BIDS_VERSION = "1.10.0"
 SEGMENTS = (("core", 1, "#d62728"), ("penumbra", 2, "#2ca02c"))  # name, value, colour

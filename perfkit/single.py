@@ -11,7 +11,7 @@ from perfkit import pages, paper
 from perfkit.aif import select_aif, voxel_aif
 from perfkit.datasets import Cohort, open_cohort, open_series
 from perfkit.deconvolution import impulse_response
-from perfkit.maps import save_maps
+from perfkit.mapfiles import save_maps
 from perfkit.preprocessing import Prepared, prepare
 from perfkit.scanresult import read_scan
 

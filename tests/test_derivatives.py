@@ -10,7 +10,7 @@ import pytest
 
 from perfkit import derivatives, scanresult
 from perfkit.aif import select_aif
-from perfkit.maps import save_image
+from perfkit.mapfiles import save_image
 
 MAPS = {"cbf": "ml/100 g/min", "cbv": "ml/100 g", "mtt": "s", "tmax": "s", "ttp": "s", "rcbf": "1"}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes run to the left and to the back, NIfTI's the other way

@@ -14,7 +14,7 @@ LAYERS = [
     " timing dicomheaders",
     "case curves masks deconvolution metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
-    " agreement figureparts meancurves export pages pictures resuming dicomtimes",
+    " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes",
     "batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
     " dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power",
     "motion dicomcase batchtask discovery calibration quality clusters recirculation readings",

@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf, save_maps
+from perfkit.mapfiles import save_maps
+from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf
 
 FINE = 0.02
 RATIO = 0.55 / 0.75 / 1.04  # κ/ρ, typed again
