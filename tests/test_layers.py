@@ -12,16 +12,16 @@ LAYERS = [
     "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable installer"
     " resample resampling scoretables archives notebookparameters privatekernel resources"
     " timing dicomheaders",
-    "case curves masks deconvolution metrics annotations picktables bootstrap"
+    "case curves masks operators metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes",
-    "batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
-    " dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power",
+    "deconvolution batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
+    " dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power volumenoise",
     "motion dicomcase batchtask discovery calibration quality clusters recirculation readings",
     "executors scanchecks gammaclusters hierarchy inputfunction dicomscans",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
-    "islesindex suggestions scanresult derivatives",
+    "islesindex suggestions scanresult derivatives uncertainty",
     "casefiles accuracy arms single departures training figures explorer pickerview wording placement"
     " raterviews datacheck",
     "batchplan evaluation studyfigures casepages reporttables",
