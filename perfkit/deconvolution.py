@@ -4,39 +4,36 @@ One implementation serves NumPy arrays and tensors of the running Keras backend:
 follows the input. Every linear method is first turned into one operator ``M`` with ``k = M c``;
 all voxels then take one matrix product, and back-propagation meets the small ``M`` only once.
 
-Gradients are exact for both matrices: nothing differentiates through a singular vector. With the
-circulant matrix every singular value comes twice, and the textbook gradient of the SVD, which
-carries 1/(σ_i² − σ_j²), is silently wrong there. The SVD solver stays for reading and testing.
+The matrices and their inverses are in ``perfkit.operators``; this is the door to them, and what is read
+off k.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from perfkit import paper
+from perfkit import operators, paper
 from perfkit.arrays import (
     cast,
     checked_aif,
     checked_dt,
     checked_lambda,
-    gather,
-    irfft,
     is_tensor,
-    like,
     matmul,
     namespace,
     nonzero,
-    rfft,
     together,
 )
+from perfkit.operators import earliest_lag
+from perfkit.operators import tikhonov_filter as tikhonov_filter  # Eq. 7 belongs to what this module offers
 
 OSCILLATION_INDEX = 0.095  # OpenPerfusion's value for CT; Wu 2003 gives 0.035 for MR
 TRUNCATIONS = np.arange(1, 20) * 0.05  # oSVD tries 5 … 95 % of σ_max by 5 (Wu 2003)
-EARLIEST_LAG = -10.0  # s; our choice: no tissue leads a usable AIF by more; later lags are padding
 FLOW_UNITS = 6000 * paper.HEMATOCRIT_FACTOR / paper.DENSITY  # 1/s -> ml/100 g/min
 
-MATRICES = ("volterra", "circulant")
-REGULARIZATIONS = ("tikhonov", "tsvd", "osvd")
+MATRICES = ("volterra", "circulant")  # those of the study's arms and of the network
+SYSTEMS = (*MATRICES, "truncated")
+REGULARIZATIONS = ("tikhonov", "tsvd", "osvd", *operators.SMOOTHNESS)
 SOLVERS = {  # what can solve what; "auto" takes the first: the one with exact gradients, where there is one
     ("volterra", "tikhonov"): ("cholesky", "svd"),
     ("volterra", "tsvd"): ("svd",),
@@ -44,6 +41,11 @@ SOLVERS = {  # what can solve what; "auto" takes the first: the one with exact g
     ("circulant", "tikhonov"): ("fft", "cholesky", "svd"),
     ("circulant", "tsvd"): ("fft", "svd"),
     ("circulant", "osvd"): ("fft", "svd"),
+    ("circulant", "d1"): ("fft",),
+    ("circulant", "d2"): ("fft",),
+    ("truncated", "tikhonov"): ("cholesky", "svd"),
+    ("truncated", "tsvd"): ("svd",),
+    ("truncated", "osvd"): ("svd",),
 }
 
 
@@ -75,7 +77,7 @@ def volterra_matrix(aif, dt=1.0):
     lags (Sourbron 2007 has them); ``perfkit bench departures`` measures what that would change.
     """
     aif, dt = checked_aif(aif), checked_dt(dt)
-    return _volterra(aif, dt)
+    return operators.volterra(aif, dt)
 
 
 def circulant_matrix(aif, dt=1.0):
@@ -100,45 +102,36 @@ def circulant_matrix(aif, dt=1.0):
     C_ij = v_{(i−j) mod L} (Wu 2003) with v_m = Δt (a_{m-1} + 4 a_m + a_{m+1}) / 6.
     """
     aif, dt = checked_aif(aif), checked_dt(dt)
-    xp = namespace(aif)
-    v = _circulant_column(xp, aif, dt)
-    length = v.shape[-1]
-    return gather(xp, v, _lag_index(length, length))
+    return operators.circulant(aif, dt)
 
 
-def _volterra(aif, dt):
-    xp = namespace(aif)
-    n = aif.shape[-1]
-    zero = xp.zeros_like(aif[..., :1])
-    before = xp.concatenate([zero, aif[..., :-1]], axis=-1)
-    after = xp.concatenate([aif[..., 1:], zero], axis=-1)
-    band = before + 4 * aif + after  # at lag m: a_{m-1} + 4 a_m + a_{m+1}; lag 0 is replaced below
-    first = 2 * aif + before
-    lag = np.subtract.outer(np.arange(n), np.arange(n))
-    inside = like(xp, (lag > 0) & (np.arange(n) > 0), aif)
-    below_first_row = np.arange(n)[:, None] > 0
-    left = like(xp, below_first_row & (np.arange(n) == 0), aif)
-    diagonal = like(xp, below_first_row & (lag == 0), aif)
-    matrix = (
-        inside * gather(xp, band, np.maximum(lag, 0))
-        + left * first[..., :, None]
-        + diagonal * (2 * aif[..., :1] + aif[..., 1:2])[..., None]
-    )
-    return matrix * (dt / 6)
+def truncated_matrix(aif, dt=1.0):
+    """Build the rows of the circulant matrix that were measured: nothing is said of the time after the scan.
 
+    Parameters
+    ----------
+    aif : (T,), HU above baseline
+    dt : float, frame interval in s
 
-def _circulant_column(xp, aif, dt):
-    """First column v (..., L) of the circulant matrix; index L−1 is the lag −1.
+    Returns
+    -------
+    A : (T, T + D), HU s. ``A @ k`` is the tissue curve; the first T columns are the lags 0 … T−1, the last D
+        those from −D to −1 frames, 10 s or as far as the scan reaches: a negative lag stands where Python
+        counts it from the end.
 
-    With L a power of two, a scan padded with zeros to 64 frames has the operator of the scan itself.
+    Raises
+    ------
+    ValueError, TypeError : as ``volterra_matrix``.
+
+    Notes
+    -----
+    A_ij = v_{i−j} with the weights v of ``circulant_matrix``, whose other rows claim that the tissue curve is
+    zero once the scan has ended. More unknowns than frames: the regularised k is the least one that explains
+    the curve, Aᵀ(AAᵀ + λ²I)⁻¹c. What the AIF does after the scan is taken as 0 here too, which matters to
+    negative lags alone.
     """
-    length = 1 << (2 * aif.shape[-1] - 1).bit_length()
-    zeros = xp.zeros_like(aif)
-    padding = -(-length // aif.shape[-1]) - 1
-    a = xp.concatenate([aif] + [zeros] * padding, axis=-1)[..., :length]
-    before = xp.concatenate([zeros[..., :1], a[..., :-1]], axis=-1)
-    after = xp.concatenate([a[..., 1:], a[..., :1]], axis=-1)  # wraps: lag −1 holds a_0
-    return (before + 4 * a + after) * (dt / 6)
+    aif, dt = checked_aif(aif), checked_dt(dt)
+    return operators.truncated(aif, dt)
 
 
 # ---------------------------------------------------------------- the forward direction
@@ -190,17 +183,26 @@ def impulse_response(
     curves : (..., T), HU above baseline
     aif : (T,), HU above baseline
     dt : float, frame interval in s
-    matrix : "volterra" (the paper's; sensitive to delay) or "circulant" (not)
-    regularization : "tikhonov", "tsvd" (singular values below ``lambda_rel`` σ_max are dropped) or
-        "osvd" (per voxel the least truncation whose k oscillates no more than ``oscillation_index``)
-    lambda_rel : strength relative to the largest singular value, > 0; not used by "osvd"
+    matrix : "volterra" (the paper's; sensitive to delay), "circulant" (not) or "truncated" (not either, and
+        blind to what comes after the scan)
+    regularization : "tikhonov", "tsvd" (singular values below ``lambda_rel`` σ_max are dropped),
+        "osvd" (per voxel the least truncation whose k oscillates no more than ``oscillation_index``), or
+        "d1" and "d2" (circulant only: the first or second derivative of k is kept small, not k itself)
+    lambda_rel : strength relative to the largest singular value, > 0; not used by "osvd". For "d1" in s, for
+        "d2" in s²: the penalty of a derivative has its unit
     solver : "auto", "svd", "cholesky" or "fft"; all agree
     oscillation_index : largest oscillation that "osvd" accepts
 
     Returns
     -------
-    k : (..., T) for "volterra", (..., L) for "circulant", 1/s, in FFT order: the second half are
-        negative lags; L is the power of two from 2T on
+    k : 1/s, from lag 0 on: (..., T) for "volterra"; (..., L) for "circulant", in FFT order: the second half
+        are negative lags, and L is the power of two from 2T on; (..., T + D) for "truncated": the last D are
+        the lags −D … −1, D being 10 s. ``lag_window`` lists the lags to look at, for each
+
+    Notes
+    -----
+    k̂ = conj(v̂) ĉ / (|v̂|² + λ² |2 sin(ω/2) / Δt|^{2d}) for "d1" and "d2", d = 1, 2: flat or straight parts of
+    k cost nothing, so less of its height is lost for the same noise.
 
     Raises
     ------
@@ -237,12 +239,12 @@ def deconvolution_operator(
     ----------
     aif : (..., T), HU above baseline; leading axes are a batch
     dt, matrix, regularization, lambda_rel, solver : as ``impulse_response``, without "osvd"
-    valid : (..., T), 0 at frames that are padding: with the Volterra matrix they then say nothing about k
-        (with the circulant one zeros after the scan's end are what it assumes in any case)
+    valid : (..., T), 0 at frames that are padding: with the Volterra and the truncated matrix they then say
+        nothing about k (with the circulant one zeros after the scan's end are what it assumes in any case)
 
     Returns
     -------
-    M : (..., T, T) for "volterra", (..., L, T) for "circulant", 1/(HU s)
+    M : (..., T, T) for "volterra", (..., L, T) for "circulant", (..., T + D, T) for "truncated", 1/(HU s)
     """
     _check_method(matrix, regularization, solver)
     if regularization == "osvd":
@@ -255,119 +257,12 @@ def deconvolution_operator(
     if xp is not np and is_tensor(lambda_rel):
         lambda_rel = xp.cast(xp.convert_to_tensor(lambda_rel), aif.dtype)
     if solver == "fft":
-        return _fft_operator(xp, aif, dt, regularization, lambda_rel)
-    if matrix == "volterra":
-        a = _volterra(aif, dt) if valid is None else _volterra(aif, dt) * valid[..., None]
-    else:
-        v = _circulant_column(xp, aif, dt)
-        a = gather(xp, v, _lag_index(v.shape[-1], v.shape[-1]))
-    build = _cholesky_operator if solver == "cholesky" else _svd_operator
+        return operators.fft_operator(xp, aif, dt, regularization, lambda_rel)
+    a = getattr(operators, matrix)(aif, dt)
+    if valid is not None and matrix != "circulant":
+        a = a * valid[..., None]
+    build = operators.cholesky_operator if solver == "cholesky" else operators.svd_operator
     return build(xp, a, regularization, lambda_rel)[..., : aif.shape[-1]]
-
-
-def singular_value_decomposition(a):
-    """Factor A = U diag(σ) Vᵀ.
-
-    Paper: Eq. 5.
-
-    Parameters
-    ----------
-    a : (..., N, N)
-
-    Returns
-    -------
-    U : (..., N, N);  σ : (..., N), falling;  Vᵀ : (..., N, N)
-    """
-    xp = namespace(a)
-    return np.linalg.svd(a) if xp is np else xp.svd(a)
-
-
-def filtered_inverse(u, s, vt, filter_factors):
-    """Invert through the singular values: V diag(f/σ) Uᵀ, with 0 where σ is 0.
-
-    Paper: Eq. 6.
-
-    Parameters
-    ----------
-    u, s, vt : as from ``singular_value_decomposition``
-    filter_factors : (..., N), f(σ) in [0, 1]
-
-    Returns
-    -------
-    (..., N, N)
-    """
-    xp = namespace(s)
-    safe = xp.where(s > 0, s, xp.ones_like(s))  # before the division: a masked NaN still spoils gradients
-    inverse = xp.where(s > 0, filter_factors / safe, xp.zeros_like(s))
-    return matmul(xp, xp.swapaxes(vt, -1, -2) * inverse[..., None, :], xp.swapaxes(u, -1, -2))
-
-
-def tikhonov_filter(s, lambda_rel=paper.LAMBDA_REL):
-    """Damp small singular values: f = σ² / (σ² + λ²) with λ = λ_rel σ_max.
-
-    Paper: Eq. 7.
-
-    Parameters
-    ----------
-    s : (..., N), singular values
-    lambda_rel : float
-
-    Returns
-    -------
-    f : (..., N)
-
-    Notes
-    -----
-    λ is one number for all singular values. Read per index (λ_i = λ_rel σ_i) f would be the constant
-    1/(1 + λ_rel²), which regularises nothing.
-    """
-    xp = namespace(s)
-    return s**2 / nonzero(xp, s**2 + (lambda_rel * xp.max(s, axis=-1, keepdims=True)) ** 2)
-
-
-def _svd_operator(xp, a, regularization, lambda_rel):
-    u, s, vt = singular_value_decomposition(a)
-    if regularization == "tikhonov":
-        return filtered_inverse(u, s, vt, tikhonov_filter(s, lambda_rel))
-    kept = s >= lambda_rel * xp.max(s, axis=-1, keepdims=True)
-    return filtered_inverse(u, s, vt, cast(xp, kept, s))
-
-
-def _cholesky_operator(xp, a, regularization, lambda_rel):
-    """(AᵀA + λ²I)⁻¹ Aᵀ. Its condition is at most 1 + 1/λ_rel²: 12 at 0.3, safe in float32.
-
-    σ_max² = |A v₁|² with v₁ held fixed: v₁ is a stationary point of that quotient, so the gradient
-    is exact although no derivative of v₁ is ever taken.
-    """
-    at = xp.swapaxes(a, -1, -2)
-    _, _, vt = singular_value_decomposition(a if xp is np else xp.stop_gradient(a))
-    largest = xp.sum(matmul(xp, a, vt[..., 0, :, None]) ** 2, axis=(-1, -2))[..., None, None]
-    identity = like(xp, np.eye(a.shape[-1]), a)
-    normal = matmul(xp, at, a) + nonzero(xp, lambda_rel**2 * largest) * identity
-    if xp is np:
-        return np.linalg.solve(normal, at)
-    factor = xp.cholesky(normal)
-    half = xp.solve_triangular(factor, at, lower=True)
-    return xp.solve_triangular(xp.swapaxes(factor, -1, -2), half, lower=False)
-
-
-def _fft_operator(xp, aif, dt, regularization, lambda_rel):
-    """Circulant: the Fourier coefficients of v play the singular values, σ_i = |v̂_i|.
-
-    The largest is searched, never replaced by the area under the AIF: they are equal for a ≥ 0
-    only, and a network's output is signed.
-    """
-    v = _circulant_column(xp, aif, dt)
-    real, imag = rfft(xp, v)
-    power = real**2 + imag**2
-    largest = xp.max(power, axis=-1, keepdims=True)
-    if regularization == "tikhonov":
-        inverse = 1 / nonzero(xp, power + lambda_rel**2 * largest)
-    else:
-        kept = power >= (lambda_rel**2 * largest)
-        inverse = xp.where(kept, 1 / nonzero(xp, power), xp.zeros_like(power))
-    column = irfft(xp, real * inverse, -imag * inverse, v.shape[-1])
-    return gather(xp, column, _lag_index(v.shape[-1], aif.shape[-1]))
 
 
 def _osvd(xp, curves, aif, dt, matrix, solver, threshold):
@@ -412,14 +307,13 @@ def lag_window(n_frames: int, dt: float, matrix: str = "circulant") -> np.ndarra
     ----------
     n_frames : T
     dt : float, s
-    matrix : "circulant": from −10 s to T−1 (as far as the padding reaches); "volterra": 0 to T−1
+    matrix : "circulant", "truncated": from −10 s to T−1 (as far as the scan reaches); "volterra": 0 to T−1
 
     Returns
     -------
     (W,) int, rising; a negative lag m stands at index m of k, as Python counts from the end.
     """
-    earliest = 0 if matrix == "volterra" else max(int(np.floor(EARLIEST_LAG / dt)), 1 - n_frames)
-    return np.arange(earliest, n_frames)
+    return np.arange(0 if matrix == "volterra" else earliest_lag(n_frames, dt), n_frames)
 
 
 def flow(irf):
@@ -444,18 +338,19 @@ def flow(irf):
     return FLOW_UNITS * namespace(irf).max(irf, axis=-1)
 
 
-def _lag_index(length, n_columns):
-    return np.subtract.outer(np.arange(length), np.arange(n_columns)) % length
-
-
 def _check_method(matrix, regularization, solver):
     for name, value, known in (
-        ("matrix", matrix, MATRICES),
+        ("matrix", matrix, SYSTEMS),
         ("regularization", regularization, REGULARIZATIONS),
         ("solver", solver, ("auto", "svd", "cholesky", "fft")),
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}: {value!r} came.")
+    if (matrix, regularization) not in SOLVERS:
+        raise ValueError(
+            f"The smoothness priors d1 and d2 need the circulant matrix: {matrix!r} came with "
+            f"{regularization!r}. Try matrix='circulant'."
+        )
     able = SOLVERS[matrix, regularization]
     if solver != "auto" and solver not in able:
         raise ValueError(

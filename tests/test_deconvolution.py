@@ -11,6 +11,7 @@ from perfkit.deconvolution import (
     FLOW_UNITS,
     MATRICES,
     SOLVERS,
+    SYSTEMS,
     circulant_matrix,
     convolve,
     deconvolution_operator,
@@ -18,6 +19,7 @@ from perfkit.deconvolution import (
     impulse_response,
     lag_window,
     oscillation,
+    truncated_matrix,
     volterra_matrix,
 )
 
@@ -94,6 +96,19 @@ def test_circulant_does_not_wrap():
     assert np.abs((matrix @ k)[:18]).max() == 0
 
 
+def test_truncated_matrix_is_the_integral_over_straight_pieces_inside_the_scan():
+    """Each entry is the overlap of the AIF, straight between frames, with the tent of one lag."""
+    a, dt, n = AIFS["early"][:14], 1.5, 14
+    matrix = truncated_matrix(a, dt)
+    assert matrix.shape == (n, n + 7)  # 10 s are six frames and a part of one
+    fine = np.linspace(-40, 60, 100_001)
+    inside = np.interp(fine, dt * np.arange(-1, n + 1), np.pad(a, 1), left=0, right=0)
+    for row, column, lag in ((0, 0, 0), (9, 4, 4), (3, 19, -2), (5, 14, -7), (3, 4, 4), (2, 8, 8)):
+        tent = np.clip(1 - np.abs(dt * (row - lag) - fine) / dt, 0, None)
+        expected = np.sum(inside * tent) * (fine[1] - fine[0])
+        assert matrix[row, column] == pytest.approx(expected, abs=1e-4 * a.max())
+
+
 @pytest.mark.parametrize("n_zeros", [0, 1, 5])
 def test_leading_zeros_of_the_aif_are_lost_singular_values(n_zeros):
     a = np.concatenate([np.zeros(n_zeros), np.linspace(5, 1, 20)])
@@ -108,14 +123,35 @@ def tikhonov_by_least_squares(a, c, lambda_rel):
     return np.linalg.lstsq(stacked, np.concatenate([c, np.zeros(a.shape[1])]), rcond=None)[0]
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+BUILD = {"volterra": volterra_matrix, "circulant": circulant_matrix, "truncated": truncated_matrix}
+
+
+@pytest.mark.parametrize("matrix", SYSTEMS)
 @pytest.mark.parametrize("name", AIFS)
 def test_tikhonov_minimises_its_penalised_residual(matrix, name):
     c, a = signed(3), AIFS[name]
-    system = volterra_matrix(a) if matrix == "volterra" else circulant_matrix(a)
+    system = BUILD[matrix](a)
     padded = np.concatenate([c, np.zeros(len(system) - len(c))])
     expected = tikhonov_by_least_squares(system, padded, 0.2)
     np.testing.assert_allclose(impulse_response(c, a, matrix=matrix, lambda_rel=0.2), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("dt", [1.0, 2.0])
+@pytest.mark.parametrize("name", AIFS)
+def test_smoothness_priors_minimise_the_residual_and_a_derivative_of_k(order, dt, name):
+    """argmin |Ck − c|² + λ²|Dk|² with D the differences per second around the circle, by least squares."""
+    c, a, strength = signed(3), AIFS[name], 0.4
+    system = circulant_matrix(a, dt)
+    n = len(system)
+    difference = np.linalg.matrix_power((np.eye(n) - np.roll(np.eye(n), 1, axis=0)) / dt, order)
+    stacked = np.vstack([system, strength * np.linalg.norm(system, 2) * difference])
+    expected = np.linalg.lstsq(stacked, np.pad(c, (0, 2 * n - len(c))), rcond=None)[0]
+    k = impulse_response(c, a, dt, matrix="circulant", regularization=f"d{order}", lambda_rel=strength)
+    np.testing.assert_allclose(k, expected, atol=1e-9 * np.abs(expected).max())
+
+
+LENGTHS = {"volterra": 45, "circulant": 128, "truncated": 45 + 7}  # dt 1.5 s: 10 s are seven frames
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-10), ("float32", 1e-5)])
@@ -131,7 +167,7 @@ def test_all_solvers_agree(matrix, regularization, name, dtype, tolerance):
     ]
     for solution in solutions:
         assert solution.dtype == dtype
-        assert solution.shape == (3, 4, 45 if matrix == "volterra" else 128)
+        assert solution.shape == (3, 4, LENGTHS[matrix])
         np.testing.assert_allclose(solution, solutions[0], atol=tolerance * np.abs(solutions[0]).max())
 
 
@@ -169,17 +205,31 @@ def test_circulant_flow_is_blind_to_a_delayed_aif_and_volterra_is_not(shift):
     tissue = convolve(np.exp(-TIMES / 4) / 100, bolus(onset=14))
     moved = bolus(onset=14 + shift)
     flows = {}
-    for matrix in MATRICES:
+    for matrix in SYSTEMS:
         window = lag_window(45, 1.0, matrix)
         here, there = (
             flow(impulse_response(tissue, a, matrix=matrix)[window]) for a in (bolus(onset=14), moved)
         )
         flows[matrix] = there / here
     assert flows["circulant"] == pytest.approx(1, abs=0.01)
+    assert flows["truncated"] == pytest.approx(1, abs=0.01)
     assert abs(flows["volterra"] - 1) > 0.2
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+def test_the_truncated_matrix_keeps_the_area_of_k_that_the_scan_has_seen():
+    """Slow tissue, cut at 45 s: the zeros after the scan that the circulant matrix assumes cost it area."""
+    long = np.arange(90.0)
+    k = np.exp(-long / 11) / 100
+    tissue, aif = convolve(k, bolus(onset=20, times=long))[:45], bolus(onset=20)
+    seen = k[: 45 - np.argmax(aif)].sum()
+    areas = {}
+    for matrix in ("circulant", "truncated"):
+        found = impulse_response(tissue, aif, matrix=matrix, lambda_rel=0.1)
+        areas[matrix] = found[lag_window(45, 1.0, matrix)].sum() / seen
+    assert areas["circulant"] < 0.92 < 0.96 < areas["truncated"] <= 1
+
+
+@pytest.mark.parametrize("matrix", SYSTEMS)
 def test_irf_scales_inversely_with_the_aif(matrix):
     c = signed(8)
     k, scaled = (impulse_response(c, gain * bolus(), matrix=matrix) for gain in (1, 3.7))
@@ -219,9 +269,10 @@ def test_lag_window_leaves_the_padding_out():
     assert lag_window(45, 1.0).tolist() == list(range(-10, 45))
     assert lag_window(45, 1.0, "volterra").tolist() == list(range(45))
     assert lag_window(8, 1.0)[0] == -7
+    assert lag_window(45, 1.0, "truncated").tolist() == list(range(-10, 45))
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("matrix", SYSTEMS)
 def test_padding_a_scan_changes_no_lag_of_its_own(matrix):
     """Training pads all scans to one length: its k must be that of the scan."""
     c, aif = signed(9), AIFS["noisy"]
@@ -233,7 +284,7 @@ def test_padding_a_scan_changes_no_lag_of_its_own(matrix):
 
 def test_operator_takes_a_batch_of_aifs():
     batch = np.stack([AIFS["bolus"], AIFS["noisy"]])
-    for matrix in MATRICES:
+    for matrix in SYSTEMS:
         together = deconvolution_operator(batch, 1.0, matrix=matrix)
         for one, a in zip(together, batch, strict=True):
             np.testing.assert_allclose(one, deconvolution_operator(a, 1.0, matrix=matrix), atol=1e-12)
@@ -273,6 +324,9 @@ def test_a_bad_aif_is_refused_in_words(aif, words):
         ({"solver": "qr"}, ValueError, "qr"),
         ({"solver": "fft"}, ValueError, "cholesky"),
         ({"regularization": "tsvd", "solver": "cholesky"}, ValueError, "svd"),
+        ({"regularization": "d2"}, ValueError, "need the circulant matrix: 'volterra' came with 'd2'"),
+        ({"matrix": "truncated", "regularization": "d1"}, ValueError, "'truncated' came with 'd1'"),
+        ({"matrix": "truncated", "solver": "fft"}, ValueError, "cholesky"),
     ],
 )
 def test_bad_options_are_refused_in_words(options, kind, words):
@@ -280,7 +334,7 @@ def test_bad_options_are_refused_in_words(options, kind, words):
         impulse_response(np.ones((2, 45)), bolus(), **options)
 
 
-@pytest.mark.parametrize("build", [volterra_matrix, circulant_matrix])
+@pytest.mark.parametrize("build", BUILD.values())
 def test_half_precision_is_raised_to_what_a_matrix_needs(build):
     half = bolus().astype(np.float16)
     np.testing.assert_array_equal(build(half), build(half.astype(float)))
