@@ -21,6 +21,7 @@ from perfkit.arrays import (
 )
 from perfkit.calibration import FAMILIES, Calibration, white_noise
 from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, impulse_response, lag_window
+from perfkit.readout import peak_parabola
 
 VOLUME_UNITS = 100 * paper.HEMATOCRIT_FACTOR / paper.DENSITY  # area ratio -> ml/100 g
 TMAX_THRESHOLD = 6.0  # s; hypoperfusion, DEFUSE 3
@@ -101,7 +102,7 @@ def perfusion_maps(
     Notes
     -----
     CBF = 6000 (κ/ρ) max k, CBV = 100 (κ/ρ) ∫c/∫a, MTT = 60 CBV/CBF, Tmax = argmax k, TTP = argmax c − t0.
-    Peaks are refined by the parabola through three samples (within 0.03 s). With the circulant matrix
+    Peaks are refined by the parabola through three samples (``readout``). With the circulant matrix
     the peak is searched from −10 s on, so Tmax is negative where tissue leads the AIF. Tikhonov lowers
     CBF and raises Tmax by amounts that depend on the AIF's width: see rCBF for what survives that.
     CBV and MTT are NaN where the AIF's area is not positive.
@@ -196,8 +197,8 @@ def _reader(aif, dt, options, wanted, dtype):
         return k[..., lags] if xp is np else xp.take(k, lags % k.shape[-1], axis=-1)
 
     def summary(curves):
-        peak, lag = _peak(xp, irf(curves))
-        return peak, (lag + int(lags[0])) * dt, matmul(xp, curves, weights) / area
+        peak, place = peak_parabola(irf(curves))
+        return peak, (place + int(lags[0])) * dt, matmul(xp, curves, weights) / area
 
     def gains(lag):
         """Noise of peak and area, and what they share, for white noise of 1 HU."""
@@ -214,21 +215,21 @@ def _reader(aif, dt, options, wanted, dtype):
         found |= {"cbf": FLOW_UNITS * found["flow"], "tmax": lag}
         found["cbv"] = VOLUME_UNITS * found["flow"] * found["mtt"]
         if "ttp" in only:
-            found["ttp"] = _peak(xp, curves)[1] * dt - t0
+            found["ttp"] = peak_parabola(curves)[1] * dt - t0
         return {name: found[name] for name in only}
 
     def read(curves):
         found = {}
         if {"cbf", "mtt", "tmax"} & set(only):
-            peak, lag = _peak(xp, irf(curves))
-            found |= {"cbf": FLOW_UNITS * peak, "tmax": (lag + int(lags[0])) * dt}
+            peak, place = peak_parabola(irf(curves))
+            found |= {"cbf": FLOW_UNITS * peak, "tmax": (place + int(lags[0])) * dt}
         if {"cbv", "mtt"} & set(only):
             found["cbv"] = VOLUME_UNITS * matmul(xp, curves, weights) / area
         if "mtt" in only:
             cbf, cbv = found["cbf"], found["cbv"]
             found["mtt"] = xp.where(cbf > 0, 60 * cbv / nonzero(xp, cbf), xp.zeros_like(cbf))
         if "ttp" in only:
-            found["ttp"] = _peak(xp, curves)[1] * dt - t0
+            found["ttp"] = peak_parabola(curves)[1] * dt - t0
         return {name: found[name] for name in only}
 
     if residue is None:
@@ -247,34 +248,6 @@ def _check_calibrated(regularization, residue, noise):
             "Calibrated maps need a regularisation that is the same for every voxel, 'tikhonov' or 'tsvd': "
             "'osvd' came, which adapts to each."
         )
-
-
-def _peak(xp, curves):
-    """Height of the largest sample and place, in samples, of the parabola's vertex through its neighbours."""
-    n = curves.shape[-1]
-    if xp is np:
-        flat = curves.reshape(-1, n)
-        at = flat.argmax(-1)
-        inside = np.clip(at, 1, n - 2)
-        start = np.arange(len(flat)) * n + inside
-        before, here, after = (flat.ravel().take(start + step) for step in (-1, 0, 1))
-        peak = flat.ravel().take(start - inside + at)
-        shape = curves.shape[:-1]
-        before, here, after, peak, at, inside = (
-            x.reshape(shape)
-            for x in (before, here, after, peak, at.astype(curves.dtype), inside.astype(curves.dtype))
-        )
-    else:
-        index = xp.argmax(curves, axis=-1)[..., None]
-        middle = xp.clip(index, 1, n - 2)
-        before, here, after, peak = (
-            xp.take_along_axis(curves, i, axis=-1)[..., 0] for i in (middle - 1, middle, middle + 1, index)
-        )
-        at, inside = xp.cast(index[..., 0], curves.dtype), xp.cast(middle[..., 0], curves.dtype)
-    bend = before - 2 * here + after
-    curved = xp.logical_and(bend < 0, at == inside)
-    offset = xp.where(curved, 0.5 * (before - after) / nonzero(xp, bend), xp.zeros_like(bend))
-    return peak, at + offset
 
 
 def _scaled_to(aif, vof):
