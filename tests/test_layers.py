@@ -12,7 +12,7 @@ LAYERS = [
     "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable installer"
     " resample resampling scoretables archives notebookparameters privatekernel resources"
     " timing dicomheaders",
-    "case curves masks operators metrics annotations picktables bootstrap"
+    "case curves masks operators readout corerule metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes",
     "deconvolution batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
