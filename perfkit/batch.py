@@ -95,7 +95,8 @@ def run_batch(
                 with _pool(scheduler, cluster, jobs, workers, expected, gpu) as pool:
                     say(f"{len(todo)} of {summary.total} cases to run, {pool.words}.")
                     tasks = (
-                        _task(run, plan, out, copied, lease, pool, time_limit, memory_limit) for run in todo
+                        _task(run, plan, out, copied, lease, pool, time_limit, memory_limit, resume)
+                        for run in todo
                     )
                     Driver(pool, retries, records, summary, lease).drive(tasks, len(todo), progress)
             state = "done"
@@ -123,7 +124,7 @@ def _missing(plan: Plan, out: Path, resume, records, summary) -> list[Run]:
     return todo
 
 
-def _task(run: Run, plan, out, notebook, lease, pool, time_limit, memory_limit) -> Task:
+def _task(run: Run, plan, out, notebook, lease, pool, time_limit, memory_limit, resume) -> Task:
     if memory_limit:
         limit = int(memory_limit * 2**30)
     else:
@@ -135,7 +136,7 @@ def _task(run: Run, plan, out, notebook, lease, pool, time_limit, memory_limit) 
         notebook=str(notebook),
         parameters=run.parameters,
         out="out" in plan.declared,
-        record=run.record,
+        record=run.record if resume else run.record | {"run": lease.parent.name},
         lease=str(lease),
         time_limit=time_limit,
         memory_limit=limit,

@@ -45,7 +45,8 @@ class Task:
     notebook : file to run.
     parameters : of the notebook, without ``out``.
     out : whether the notebook takes ``out``.
-    record : what ``done.json`` says beside the timing; holds ``key``.
+    record : what ``done.json`` says beside the timing; holds ``key``, and ``run`` where only a result of this
+        run counts.
     lease : file that exists as long as the run goes on.
     time_limit : s, or None.
     memory_limit, expected : bytes a case may take, and is thought to take.
@@ -105,7 +106,7 @@ def run_case(task: Task) -> Outcome:
         )
         return Outcome(kind="error", reason=reason)
     final = Path(task.folder, task.name)
-    if batchrecord.read_done(final, task.record["key"]):
+    if _is_there(final, task.record):
         return Outcome(kind="done")  # by a worker that was thought lost
     with _GATE.admit(task.expected, lambda: not os.path.exists(task.lease)) as used:
         if used is None:
@@ -125,6 +126,11 @@ def run_case(task: Task) -> Outcome:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return Outcome(kind=kind, reason=reason, seconds=time.monotonic() - begun)
+
+
+def _is_there(final: Path, record: dict) -> bool:
+    found = batchrecord.read_done(final, record["key"])
+    return bool(found) and record.get("run", found.get("run")) == found.get("run")
 
 
 def _supervise(task: Task, work: Path, used) -> tuple[str, str]:
@@ -210,8 +216,26 @@ def _finish(task: Task, work: Path, final: Path, seconds: float) -> None:
         "attempts": task.attempt,
         "finished": batchrecord.now(),
     }
+    _name_final_place(work / "case", final, Path(task.notebook))
     pages.write(work / "case" / batchrecord.DONE, json.dumps(record, indent=1) + "\n")
-    _put(work, final, task.record["key"])
+    _put(work, final, task.record)
+
+
+def _name_final_place(made: Path, final: Path, notebook: Path) -> None:
+    """Let the executed notebook name the folder it will lie in: run again by hand, it writes there."""
+    with suppress(FileNotFoundError):
+        text = (made / notebook.name).read_text(encoding="utf-8")
+        for passing, lasting in ((made, final), (notebook, notebook.name)):  # what was run is a copy
+            for old, new in zip(_written(passing), _written(lasting), strict=True):
+                text = text.replace(old, new)
+        pages.write(made / notebook.name, text)
+
+
+def _written(path: Path | str) -> list[str]:
+    """A path as a notebook's file holds it: plain, in a cell of papermill's, and printed as JSON."""
+    plain = str(path)
+    forms = (plain, plain.encode("unicode_escape").decode("ascii"), json.dumps(plain)[1:-1])
+    return [json.dumps(form, ensure_ascii=False)[1:-1] for form in forms]
 
 
 def _keep_failed(task: Task, work: Path, final: Path) -> None:
@@ -225,10 +249,10 @@ def _keep_failed(task: Task, work: Path, final: Path) -> None:
         os.replace(work / LOG, kept / LOG)
     shutil.rmtree(work / "case")
     os.replace(kept, work / "case")
-    _put(work, final, "")
+    _put(work, final)
 
 
-def _put(work: Path, final: Path, key: str) -> None:
+def _put(work: Path, final: Path, record: dict | None = None) -> None:
     """Rename the case's folder into place; a result of the same key that came first stays."""
     for _ in range(5):
         try:
@@ -237,7 +261,7 @@ def _put(work: Path, final: Path, key: str) -> None:
         except OSError:
             if not final.exists():
                 raise
-        if key and batchrecord.read_done(final, key):
+        if record and _is_there(final, record):
             return
         with suppress(FileNotFoundError):
             os.rename(final, work / f"old.{uuid.uuid4().hex[:8]}")

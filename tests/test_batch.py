@@ -102,6 +102,21 @@ def test_a_finished_run_runs_nothing_again(tmp_path, run):
     assert {path: os.stat(path).st_mtime_ns for path in before} == before
     summary, _ = run(source, cases=["case_2"], resume=False)
     assert summary.done == ["case_2"]
+    changed = {path.parent.name for path, then in before.items() if os.stat(path).st_mtime_ns != then}
+    assert changed == {"case_2"}
+
+
+def test_an_executed_notebook_names_the_folder_it_lies_in(tmp_path, run):
+    source = notebook(tmp_path / "touch.ipynb", "import json\nprint(out, json.dumps(out))")
+    run(source, "öut ß", cases=["case_1"])
+    final = tmp_path / "öut ß" / "case_1"
+    made = nbformat.read(final / "touch.ipynb", as_version=4)
+    assert made.cells[-1].outputs[0].text == f"{final} {json.dumps(str(final))}\n"
+    assert made.metadata.papermill.parameters.out == str(final)
+    values = {}
+    exec(made.cells[1].source, values)  # the cell of injected parameters
+    assert values["out"] == str(final)
+    assert batchtask.WORK not in (final / "touch.ipynb").read_text(encoding="utf-8")
 
 
 def test_a_wrong_input_is_not_tried_again_and_leaves_its_notebook(tmp_path, run, monkeypatch):
