@@ -20,11 +20,11 @@ from perfkit.arrays import (
     tensor_dtype,
 )
 from perfkit.calibration import FAMILIES, Calibration, white_noise
+from perfkit.corerule import TMAX_THRESHOLD
 from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, impulse_response, lag_window
 from perfkit.readout import peak_parabola
 
 VOLUME_UNITS = 100 * paper.HEMATOCRIT_FACTOR / paper.DENSITY  # area ratio -> ml/100 g
-TMAX_THRESHOLD = 6.0  # s; hypoperfusion, DEFUSE 3
 NOISE_VOXELS = 4096  # our choice: their median has 1 % of error
 BLOCK = 16384  # voxels at once; our choice: their k (16384 × 2T float32) stays in the processor's cache
 ESTIMATORS = ("tikhonov", "calibrated")
