@@ -16,9 +16,10 @@ from perfkit.aif import (
     select_aif,
     select_vof,
 )
+from perfkit.corerule import TMAX_THRESHOLD, hypoperfusion_intensity_ratio
 from perfkit.curves import noise_before_smoothing
 from perfkit.eligibility import RULES, eligible, mismatch
-from perfkit.maps import TMAX_THRESHOLD, core_mask, penumbra_mask, perfusion_maps, relative_cbf
+from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf
 from perfkit.metrics import dice, volume_ml
 from perfkit.preprocessing import Prepared
 
@@ -38,8 +39,8 @@ class ScanResult:
     maps : maps.Maps
     rcbf : (X, Y, Z)
     core, penumbra : (X, Y, Z) bool, inside tissue; the penumbra is Tmax > 6 s that is not core
-    volumes : dict, ml: core, hypoperfusion (Tmax > 6 s), penumbra, brain; and the mismatch
-        ratio and volume (hypoperfusion against core)
+    volumes : dict, ml: core, hypoperfusion (Tmax > 6 s), penumbra, brain; the mismatch ratio and
+        volume (hypoperfusion against core); hir, the hypoperfusion intensity ratio, NaN where there is none
     eligible : dict from trial to True, False or None (not known)
     flags : sentences; each is a reason to look before believing
     notes : sentences that say what was done
@@ -182,6 +183,7 @@ def read_scan(
     notes = (*prepared.notes, *aif.notes, said)
     result = ScanResult(prepared, aif, vof, maps, rcbf, core, penumbra, notes=notes)
     volumes = _volumes(prepared, core, late, penumbra)
+    volumes["hir"] = hypoperfusion_intensity_ratio(maps.tmax, prepared.tissue)
     verdicts = {
         name: _verdict(eligible(volumes["core_ml"], volumes["hypoperfusion_ml"], name)) for name in RULES
     }

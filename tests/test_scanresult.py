@@ -35,6 +35,7 @@ def test_volumes_count_voxels(scan, result):
     for name, value in expected.items():
         assert result.volumes[name] == pytest.approx(value, rel=1e-6), name
     assert result.volumes["mismatch_ratio"] == pytest.approx(late.sum() / core.sum(), rel=1e-6)
+    assert 0 < result.volumes["hir"] == (late & (result.maps.tmax > 10)).sum() / late.sum() < 1
 
 
 def test_another_threshold_gives_another_core(scan, result):
@@ -54,9 +55,10 @@ def test_verdicts_follow_the_trial(result, name):
 
 
 def test_the_record_is_strict_json_without_nan(scan, result):
-    empty = replace(result, volumes=result.volumes | {"mismatch_ratio": float("inf")})
+    nothing = {"mismatch_ratio": float("inf"), "hir": float("nan")}
+    empty = replace(result, volumes=result.volumes | nothing)
     record = json.loads(json.dumps(empty.record(), allow_nan=False))
-    assert record["volumes"]["mismatch_ratio"] is None
+    assert record["volumes"]["mismatch_ratio"] is None and record["volumes"]["hir"] is None
     assert record["case"] == scan.id and len(record["aif"]["curve"]) == scan.concentration.shape[-1]
     assert record["eligible"] == result.eligible
 
