@@ -15,7 +15,7 @@ import numpy as np
 from perfkit import paper
 
 SHAPE = (256, 256, 8, 60)  # the size the paper's figures are compared at
-PARTS = ("all", "maps", "pipeline", "training", "start", "aif", "departures", "accuracy")
+PARTS = ("all", "maps", "pipeline", "training", "start", "aif", "departures", "accuracy", "conformal")
 
 
 def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
@@ -39,6 +39,10 @@ def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
         return measure(say)
     if what == "accuracy":
         from perfkit.accuracy import measure
+
+        return measure(say)
+    if what == "conformal":
+        from perfkit.coverage import measure
 
         return measure(say)
     say(f"Series of {'×'.join(map(str, SHAPE))}, float32; median of {repeats}")

@@ -15,17 +15,17 @@ LAYERS = [
     "case curves masks operators readout corerule metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes",
-    "deconvolution batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
+    "deconvolution tissuesample batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
     " dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power volumenoise",
     "motion dicomcase batchtask discovery calibration quality clusters recirculation readings",
     "conformal executors scanchecks gammaclusters hierarchy inputfunction dicomscans",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
-    "islesindex suggestions scanresult derivatives uncertainty",
-    "casefiles accuracy arms single departures training figures explorer pickerview wording placement"
-    " raterviews datacheck",
-    "batchplan evaluation studyfigures casepages reporttables",
-    "picker batch report raters methods published",
+    "estimators islesindex suggestions scanresult derivatives uncertainty",
+    "casefiles metamorphic arms single departures training figures explorer pickerview wording placement"
+    " raterviews datacheck coverage",
+    "batchplan cohortaccuracy estimatorlab evaluation studyfigures casepages reporttables",
+    "accuracy picker batch report raters methods published",
     "study bench doctor session pickapp",
     "batchcli aifcli datacli",
     "cli",
