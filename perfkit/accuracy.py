@@ -1,24 +1,22 @@
-"""How true the maps of each estimator are, on the Kudo grid, where every number is known."""
+"""The estimator table: every matrix with every regularisation, against truths that are known.
+
+Four views: the Kudo grid, where every number is given; phantom scans with anatomy, noise and partial volume;
+changes that leave the tissue as it was; and the core's threshold over widths of the bolus.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-ESTIMATES = {
-    "Tikhonov .3": {"lambda_rel": 0.3},
-    "Tikhonov .1": {"lambda_rel": 0.1},
-    "TSVD .15": {"regularization": "tsvd", "lambda_rel": 0.15},
-    "oSVD": {"regularization": "osvd", "lambda_rel": 0.035},  # Wu 2003: the limit of oscillation
-    "calibrated": {"estimator": "calibrated"},
-}
-MATRICES = ("volterra", "circulant")
-MAPS = ("cbf", "cbv", "mtt", "delay")
+from perfkit import cohortaccuracy, estimators, metamorphic
+
 RESIDUES = ("exponential", "linear", "box")
+SCANS = range(1, 13)  # our choice: 12 scans of 1-2 s each
 
 
-def accuracy_table(noise_hu: float = 0.7, seed: int = 0):
+def accuracy_table(noise_hu: float = 0.7, seed: int = 0, residues: Sequence[str] = RESIDUES):
     """Compare the maps of all estimators with the truth of the Kudo grid.
 
     Parameters
@@ -26,6 +24,7 @@ def accuracy_table(noise_hu: float = 0.7, seed: int = 0):
     noise_hu : HU, standard deviation of white noise in every voxel; maps are read from tiles averaged to
         8 × 8 blocks of 4 × 4 voxels, as no one reads single voxels of such a phantom
     seed : of the noise
+    residues : families of ``kudo.kudo_phantom``
 
     Returns
     -------
@@ -38,43 +37,101 @@ def accuracy_table(noise_hu: float = 0.7, seed: int = 0):
     from perfkit.kudo import kudo_phantom
 
     rows = []
-    for residue in RESIDUES:
+    for residue in residues:
         case = kudo_phantom(residue=residue, noise_hu=noise_hu, seed=seed)
         inside = _blocks(case.ctp - case.ctp[..., :4].mean(axis=-1, keepdims=True))
-        truth = {name: _blocks(np.asarray(case.truth[name])) for name in MAPS}
-        for matrix in MATRICES:
-            for label, options in ESTIMATES.items():
-                found = _estimated(inside, case, {"matrix": matrix, **options})
-                names = {"residue": residue, "matrix": matrix, "estimator": label}
-                rows += [names | {"map": m} | _errors(found[m], truth[m]) for m in MAPS]
+        truth = {name: _blocks(np.asarray(case.truth[name])) for name in estimators.MAPS}
+        for matrix, label, options in estimators.combinations():
+            found = estimators.read(inside, case.truth["aif"], case.dt, options)
+            names = {"residue": residue, "matrix": matrix, "estimator": label}
+            rows += [names | {"map": m} | estimators.errors(found[m], truth[m]) for m in estimators.MAPS]
     return pd.DataFrame(rows)
 
 
-def measure(say: Callable = print) -> dict:
-    """Print the table and return the correlations, as ``perfkit bench accuracy`` does."""
+def measure(say: Callable = print, scans: Sequence[int] = SCANS) -> dict:
+    """Print all four views, as ``perfkit bench accuracy`` does.
+
+    Parameters
+    ----------
+    say : called with each line
+    scans : numbers of the phantom scans
+
+    Returns
+    -------
+    dict from what was measured to a number: correlations of all maps, Dice, and how far rCBF moves
+    """
+    return _kudo(say) | _cohort(say, scans) | _metamorphic(say) | _widths(say)
+
+
+def _kudo(say):
     table = accuracy_table()
     say("Kudo grid: 30 frames of 2 s, noise 0.7 HU, blocks of 4 × 4 voxels, CBV 1-5 ml/100 g pooled.")
     say("Relative bias / Pearson's r with the truth; for delay the bias in s.")
     for (residue, matrix), rows in table.groupby(["residue", "matrix"], sort=False):
         say(f"\n{residue} residue, {matrix} matrix")
-        say(f"  {'':<12}" + "".join(f"{name.upper():>16}" for name in MAPS))
-        for label, part in rows.groupby("estimator", sort=False):
-            cells = part.set_index("map")
-            texts = [
-                f"{cells.loc[m, 'bias' if m == 'delay' else 'relative_bias']:+.2f} / {cells.loc[m, 'r']:.3f}"
-                for m in MAPS
-            ]
-            say(f"  {label:<12}" + "".join(f"{text:>16}" for text in texts).replace("-", "−"))
-    keys = table[["residue", "matrix", "estimator", "map"]].agg("_".join, axis=1)
-    return dict(zip(keys, table["r"].astype(float), strict=True))
+        _print_maps(say, rows)
+    return _numbers(table, ["residue", "matrix", "estimator", "map"], "r", "kudo")
 
 
-def _estimated(curves, case, options):
-    from perfkit.maps import perfusion_maps
+def _cohort(say, scans):
+    maps, cores = cohortaccuracy.cohort_table(scans)
+    values = ["bias", "relative_bias", "rms", "r"]
+    mean = maps.groupby(["matrix", "estimator", "map"], sort=False)[values].mean().reset_index()
+    say(f"\n{len(scans)} phantom scans of size small, tissue only, true AIF: means over scans.")
+    for matrix, rows in mean.groupby("matrix", sort=False):
+        say(f"\nphantom scans, {matrix} matrix")
+        _print_maps(say, rows)
+    core = cohortaccuracy.core_table(cores)
+    found = _numbers(mean, ["matrix", "estimator", "map"], "r", "cohort")
+    if core.empty:
+        say("\nNo scan has a core of 40 voxels or more in its sample: no Dice.")
+        return found
+    say(f"\nPhysiological core, Dice at rCBF 0.30 and at the best threshold, {core['scans'].max()} scans")
+    _print_cores(say, core)
+    return found | _numbers(core, ["matrix", "estimator"], "dice_nominal", "dice_nominal")
 
-    found = perfusion_maps(curves, case.truth["aif"], case.dt, **options)
-    delay = found.tmax if found.delay is None else found.delay
-    return {"cbf": found.cbf, "cbv": found.cbv, "mtt": found.mtt, "delay": delay}
+
+def _metamorphic(say):
+    table = metamorphic.metamorphic_table()
+    say("\nThe scan changed, the tissue not: largest change of rCBF, Tmax (s), CBV; largest error of CBV")
+    for (change, matrix), rows in table.groupby(["change", "matrix"], sort=False):
+        say(f"\n{change}, {matrix} matrix")
+        for row in rows.itertuples():
+            cells = f"{row.rcbf:9.3f}{row.tmax:9.2f}{row.cbv:9.1%}{row.cbv_error:9.1%}"
+            say(f"  {row.estimator:<12}{cells}")
+    return _numbers(table, ["change", "matrix", "estimator"], "rcbf", "change")
+
+
+def _widths(say):
+    table = metamorphic.dice_by_width()
+    mean = table.groupby(["fwhm", "estimator"], sort=False).mean(numeric_only=True).reset_index()
+    say("\nCore of simulated tissue by width of the AIF, mean of four residue families")
+    for fwhm, rows in mean.groupby("fwhm"):
+        say(f"\nAIF {fwhm:g} s wide")
+        _print_cores(say, rows)
+    return _numbers(mean, ["fwhm", "estimator"], "dice_nominal", "width")
+
+
+def _print_maps(say, rows):
+    say(f"  {'':<12}" + "".join(f"{name.upper():>16}" for name in estimators.MAPS))
+    for label, part in rows.groupby("estimator", sort=False):
+        cells = part.set_index("map")
+        texts = [
+            f"{cells.loc[m, 'bias' if m == 'delay' else 'relative_bias']:+.2f} / {cells.loc[m, 'r']:.3f}"
+            for m in estimators.MAPS
+        ]
+        say(f"  {label:<12}" + "".join(f"{text:>16}" for text in texts).replace("-", "−"))
+
+
+def _print_cores(say, rows):
+    for row in rows.itertuples():
+        name = f"{getattr(row, 'matrix', '')} {row.estimator}".strip()
+        say(f"  {name:<24}.30: {row.dice_nominal:.3f}   best {row.best:.2f}: {row.dice_best:.3f}")
+
+
+def _numbers(table, keys, value, prefix):
+    names = prefix + "_" + table[keys].astype(str).agg("_".join, axis=1)
+    return dict(zip(names, table[value].astype(float), strict=True))
 
 
 def _blocks(values, side=4):
@@ -82,14 +139,3 @@ def _blocks(values, side=4):
     tiles = values[:224, :224]
     shape = (224 // side, side, 224 // side, side, *tiles.shape[2:])
     return tiles.reshape(shape).mean(axis=(1, 3), dtype=np.float64)
-
-
-def _errors(found, truth):
-    error = np.asarray(found, float) - truth
-    return {
-        "n": int(error.size),
-        "bias": float(error.mean()),
-        "rms": float(np.sqrt((error**2).mean())),
-        "relative_bias": float(error.mean() / truth.mean()),
-        "r": float(np.corrcoef(np.ravel(found), np.ravel(truth))[0, 1]),
-    }

@@ -1,19 +1,29 @@
-"""The table of estimators: its measures against their definition, and what it must say of calibration."""
+"""The table of estimators: its measures against their definition, and what it must say of each."""
+
+import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from perfkit import accuracy
+from perfkit import accuracy, cohortaccuracy, estimators, metamorphic, phantom
+
+N_ESTIMATORS = 5 + 6 + 5  # D2 needs the circulant matrix
 
 
 @pytest.fixture(scope="module")
 def table():
-    return accuracy.accuracy_table()
+    return accuracy.accuracy_table(residues=["exponential", "linear"])
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return cohortaccuracy.cohort_table([1, 2], size="tiny")
 
 
 def test_errors_follow_their_definition():
     truth, found = np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 5.0])
-    row = accuracy._errors(found, truth)
+    row = estimators.errors(found, truth)
     assert row["n"] == 3 and row["bias"] == pytest.approx(0.5)
     assert row["rms"] == pytest.approx(np.sqrt(1.25 / 3))
     assert row["relative_bias"] == pytest.approx(0.5 / (7 / 3))
@@ -29,13 +39,14 @@ def test_blocks_are_means_of_voxels():
 
 def test_every_estimator_stands_in_the_table_once(table):
     keys = table[["residue", "matrix", "estimator", "map"]]
-    assert len(keys.drop_duplicates()) == len(table) == 3 * 2 * 5 * 4
+    assert len(keys.drop_duplicates()) == len(table) == 2 * N_ESTIMATORS * 4
     assert np.isfinite(table[["bias", "rms", "relative_bias", "r"]].to_numpy()).all()
 
 
+@pytest.mark.parametrize("matrix", ["circulant", "truncated"])
 @pytest.mark.parametrize("residue", ["exponential", "linear"])
-def test_calibration_brings_every_map_nearer_to_the_truth(table, residue):
-    rows = table[(table["residue"] == residue) & (table["matrix"] == "circulant")]
+def test_calibration_brings_every_map_nearer_to_the_truth(table, residue, matrix):
+    rows = table[(table["residue"] == residue) & (table["matrix"] == matrix)]
     by = rows.set_index(["estimator", "map"])
     for name, least in (("cbf", 0.95), ("mtt", 0.95), ("delay", 0.8)):
         calibrated, plain = (by.loc[(label, name)] for label in ("calibrated", "Tikhonov .3"))
@@ -43,8 +54,119 @@ def test_calibration_brings_every_map_nearer_to_the_truth(table, residue):
         assert abs(calibrated["bias"]) < abs(plain["bias"]), name
 
 
-def test_it_prints_a_line_for_each_estimator():
+def test_the_truths_of_a_scan_are_those_of_its_tissue(cohort):
+    maps, _ = cohort
+    scan = phantom.make_case(0, 1, size="tiny")
+    rows = maps[(maps["scan"] == scan.id) & (maps["matrix"] == "circulant")]
+    n = rows["n"].unique()
+    assert len(n) == 1 and 500 < n[0] <= np.count_nonzero(scan.truth["cbf"])
+    for _, row in rows[rows["map"] == "cbf"].iterrows():
+        mean = row["bias"] / row["relative_bias"]  # of the truth
+        assert scan.truth["cbf"][scan.brain].min() < mean < scan.truth["cbf"].max()
+    assert len(maps) == 2 * N_ESTIMATORS * 4 and np.isfinite(maps["r"]).all()
+
+
+def test_on_scans_calibration_undoes_most_of_the_loss_of_flow_and_of_the_late_tmax(cohort):
+    mean = cohort[0].groupby(["matrix", "estimator", "map"])["bias"].mean()
+    for matrix, name in itertools.product(("circulant", "truncated"), ("cbf", "mtt", "delay")):
+        assert abs(mean[matrix, "calibrated", name]) < 0.6 * abs(mean[matrix, "Tikhonov .3", name])
+
+
+def test_cores_are_averaged_over_scans_at_one_threshold():
+    cuts, n = metamorphic.CUTS, len(metamorphic.CUTS)
+    near = np.abs(cuts - 0.4) < 0.005
+    parts = [
+        pd.DataFrame({"scan": s, "matrix": "circulant", "estimator": "D2", "threshold": cuts, "dice": d})
+        for s, d in (("a", np.where(near, 0.6, 0.2)), ("b", np.where(near, 0.8, 0.4)))
+    ]
+    (row,) = cohortaccuracy.core_table(pd.concat(parts)).to_dict("records")
+    assert row["scans"] == 2 and row["best"] == 0.4 and n == 95
+    assert row["dice_best"] == pytest.approx(0.7) and row["dice_nominal"] == pytest.approx(0.3)
+
+
+def test_dice_at_every_cut_is_that_of_the_masks():
+    rng = np.random.default_rng(3)
+    rcbf, core = rng.uniform(0, 1.2, 400), rng.uniform(size=400) < 0.2
+    found = metamorphic.dice_curve(rcbf, core)
+    for i in (0, 25, 60, 94):
+        below = rcbf < metamorphic.CUTS[i]
+        assert found[i] == pytest.approx(2 * (below & core).sum() / (below.sum() + core.sum()))
+
+
+@pytest.fixture(scope="module")
+def changes():
+    table = metamorphic.metamorphic_table()
+    return table.set_index(["change", "matrix", "estimator"]).sort_index()
+
+
+@pytest.mark.parametrize("change", ["8 s earlier", "8 s later"])
+@pytest.mark.parametrize("estimator", ["Tikhonov .3", "D2", "calibrated"])
+def test_a_shift_that_keeps_the_bolus_in_the_scan_moves_nothing(changes, change, estimator):
+    row = changes.loc[(change, "circulant", estimator)]
+    assert row["rcbf"] <= 0.01 and row["tmax"] <= 0.1
+
+
+@pytest.mark.parametrize("label", list(estimators.ESTIMATES))
+def test_contrast_and_noise_together_move_nothing(changes, label):
+    for change in ("contrast and noise × 0.3", "contrast and noise × 3"):
+        rows = changes.xs((change, label), level=("change", "estimator"))
+        assert rows[["rcbf", "tmax", "delay", "cbv"]].to_numpy().max() < 1e-6
+
+
+def test_with_the_noise_kept_the_prior_of_calibration_shows_and_plain_maps_stay(changes):
+    weak = changes.xs(("contrast × 0.3", "circulant"), level=("change", "matrix"))["rcbf"]
+    assert weak["Tikhonov .3"] < 1e-6 and 0.05 < weak["calibrated"] < 0.25
+
+
+def test_an_early_end_costs_the_calibrated_blood_volume_less(changes):
+    early = changes.xs(("scan ends at 45 s", "circulant"), level=("change", "matrix"))
+    assert early.loc["calibrated", "cbv"] < 0.1 < 0.2 < early.loc["Tikhonov .3", "cbv"]
+    truncated = changes.loc[("scan ends at 45 s", "truncated", "Tikhonov .3"), "tmax"]
+    assert truncated < 0.6 * early.loc["Tikhonov .3", "tmax"]  # the measured rows alone: Tmax stays
+
+
+def test_the_nominal_threshold_serves_every_width_once_calibrated():
+    table = metamorphic.dice_by_width(widths=[8.0, 14.0], families=["gamma", "linear"], n=800)
+    plain, calibrated = (table[table["estimator"] == label] for label in metamorphic.SHOWN)
+    assert (np.abs(calibrated["best"] - 0.30) <= 0.05).all()
+    assert (calibrated["dice_nominal"] >= 0.95 * calibrated["dice_best"]).all()
+    assert (plain["dice_nominal"] < 0.9 * plain["dice_best"]).all()
+
+
+def test_at_the_bias_of_a_tenth_d2_passes_on_less_noise():
+    from perfkit import tissuesample
+    from perfkit.deconvolution import deconvolution_operator
+
+    tissue = tissuesample.classes(tissuesample.arterial(6.0), residue="exponential")
+    ratio, noise = {}, {}
+    for label in ("Tikhonov .1", "D2"):
+        options = {"matrix": "circulant", **estimators.ESTIMATES[label]}
+        ratio[label] = estimators.read(tissue.curves, tissue.aif, 1.0, options)["cbf"] / tissue.cbf
+        noise[label] = np.linalg.norm(deconvolution_operator(tissue.aif, 1.0, **options)[0])
+    assert np.abs(ratio["D2"] - ratio["Tikhonov .1"]).max() < 0.06
+    assert noise["D2"] < 0.8 * noise["Tikhonov .1"]
+
+
+def test_it_prints_a_line_for_each_estimator_of_each_view(monkeypatch, table, changes, cohort):
+    """With the tables at hand: making them is tested above."""
+    monkeypatch.setattr(accuracy, "accuracy_table", lambda: table)
+    monkeypatch.setattr(accuracy.cohortaccuracy, "cohort_table", lambda scans: cohort)
+    monkeypatch.setattr(accuracy.metamorphic, "metamorphic_table", lambda: changes.reset_index())
+    widths = {"widths": [9.0], "families": ["gamma"], "n": 300}
+    by_width = metamorphic.dice_by_width
+    monkeypatch.setattr(accuracy.metamorphic, "dice_by_width", lambda: by_width(**widths))
     lines = []
-    found = accuracy.measure(lines.append)
-    assert sum(line.strip().startswith("calibrated") for line in lines) == 6
-    assert len(found) == 120 and all(-1 <= r <= 1 for r in found.values())
+    found = accuracy.measure(lines.append, scans=[1, 2])
+    calibrated = sum("calibrated" in line for line in lines)
+    assert calibrated == 2 * 3 + 3 + 3 + 9 * 3 + 1  # Kudo, scans, their cores, changes, widths
+    assert all(np.isfinite(value) for value in found.values())
+    assert found["kudo_linear_truncated_calibrated_mtt"] > 0.9
+    assert found["change_8 s later_circulant_D2"] <= 0.01
+
+
+def test_scans_without_a_core_leave_dice_out(monkeypatch, cohort):
+    maps, cores = cohort
+    monkeypatch.setattr(accuracy.cohortaccuracy, "cohort_table", lambda scans: (maps, cores[:0]))
+    lines = []
+    found = accuracy._cohort(lines.append, [1])
+    assert lines[-1].endswith("no Dice.") and not any("dice" in name for name in found)

@@ -15,8 +15,8 @@ LAYERS = [
     "case curves masks operators readout corerule metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes",
-    "deconvolution tissuesample batchrecord batchchild scans isles24 bids scantable downloads motionscreen arteries"
-    " dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power volumenoise",
+    "deconvolution tissuesample batchrecord batchchild scans isles24 bids scantable downloads motionscreen"
+    " arteries dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power volumenoise",
     "motion dicomcase batchtask discovery calibration quality clusters recirculation readings",
     "conformal executors scanchecks gammaclusters hierarchy inputfunction dicomscans",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
