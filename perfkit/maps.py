@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,24 +12,23 @@ from perfkit.arrays import (
     checked_dt,
     concrete,
     is_tensor,
-    matmul,
     namespace,
     nonzero,
     real_array,
     real_tensor,
     tensor_dtype,
 )
-from perfkit.calibration import FAMILIES, Calibration, white_noise
+from perfkit.calibration import FAMILIES, white_noise
 from perfkit.corerule import TMAX_THRESHOLD
-from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, impulse_response, lag_window
-from perfkit.readout import peak_parabola
+from perfkit.deconvolution import impulse_response
+from perfkit.mapreader import Reader, Wanted
 
-VOLUME_UNITS = 100 * paper.HEMATOCRIT_FACTOR / paper.DENSITY  # area ratio -> ml/100 g
 NOISE_VOXELS = 4096  # our choice: their median has 1 % of error
 BLOCK = 16384  # voxels at once; our choice: their k (16384 × 2T float32) stays in the processor's cache
 ESTIMATORS = ("tikhonov", "calibrated")
 NAMES = ("cbf", "cbv", "mtt", "tmax", "ttp")  # of every estimator; calibrated maps have a delay too
 CALIBRATED = (*NAMES, "delay")
+PEAK_TIMES = ("parabola", "exact")
 
 
 @dataclass
@@ -71,6 +70,7 @@ def perfusion_maps(
     only=None,
     residue: str = "gamma-2",
     noise=None,
+    peak_time: str = "parabola",
 ) -> Maps:
     """Deconvolve every voxel and read the perfusion maps off.
 
@@ -89,6 +89,8 @@ def perfusion_maps(
     residue : family of the residue function that "calibrated" assumes, ``calibration.FAMILIES``
     noise : HU, standard deviation of the curves, for "calibrated"; default ``calibration.white_noise`` of
         the voxels, which is too low where curves were smoothed in time
+    peak_time : how Tmax is refined between samples: "parabola" through three of them, or "exact", the maximum
+        of the trigonometric interpolant (``readout``; circulant matrix only)
 
     Returns
     -------
@@ -97,14 +99,14 @@ def perfusion_maps(
     Raises
     ------
     ValueError, TypeError : time is not the last axis, mask or VOF of another shape, an AIF with
-        nothing positive in it, dt or lambda_rel not positive.
+        nothing positive in it, dt or lambda_rel not positive, a choice that does not exist.
 
     Notes
     -----
     CBF = 6000 (κ/ρ) max k, CBV = 100 (κ/ρ) ∫c/∫a, MTT = 60 CBV/CBF, Tmax = argmax k, TTP = argmax c − t0.
-    Peaks are refined by the parabola through three samples (``readout``). With the circulant matrix
-    the peak is searched from −10 s on, so Tmax is negative where tissue leads the AIF. Tikhonov lowers
-    CBF and raises Tmax by amounts that depend on the AIF's width: see rCBF for what survives that.
+    CBF is that of the largest sample, TTP is refined by the parabola. With the circulant matrix the peak is
+    searched from −10 s on, so Tmax is negative where tissue leads the AIF. Tikhonov lowers CBF and raises
+    Tmax by amounts that depend on the AIF's width: see rCBF for what survives that.
     CBV and MTT are NaN where the AIF's area is not positive.
     """
     if estimator not in ESTIMATORS:
@@ -120,10 +122,11 @@ def perfusion_maps(
     dt, aif = checked_dt(dt), _scaled_to(aif, vof)
     options = {"matrix": matrix, "regularization": regularization, "lambda_rel": lambda_rel}
     method = {"estimator": estimator, **options, "dt": dt, "vof_scaled": vof is not None, "t0": t0}
+    method["peak_time"] = _checked_peak_time(peak_time, matrix)
     if estimator == "calibrated":
         _check_calibrated(regularization, residue, noise)
         method["residue"] = residue
-    wanted = (t0, only, residue if estimator == "calibrated" else None, noise)
+    wanted = Wanted(tuple(only), t0, peak_time, residue if estimator == "calibrated" else None, noise)
     if is_tensor(concentration) or is_tensor(aif):
         maps = _of_tensors(concentration, aif, dt, options, wanted, mask)
     else:
@@ -141,11 +144,12 @@ def _of_arrays(concentration, aif, dt, options, wanted, mask):
     flat = concentration.reshape(-1, n_frames, order=order)
     chosen = np.flatnonzero(mask.ravel(order))
     whole = len(chosen) == len(flat)
-    maps = {name: np.zeros(len(flat), dtype) for name in wanted[1]}
-    if wanted[2] and wanted[3] is None:
+    maps = {name: np.zeros(len(flat), dtype) for name in wanted.only}
+    if wanted.noise_is_missing:
         sample = chosen[:: max(1, len(chosen) // NOISE_VOXELS)]
-        wanted = (*wanted[:3], white_noise(flat[sample].astype(dtype)) if len(sample) else 0.0)
-    read = _reader(aif, dt, options, wanted, dtype)
+        noise = white_noise(flat[sample].astype(dtype)) if len(sample) else 0.0
+        wanted = replace(wanted, noise=noise)
+    read = Reader(aif, dt, options, wanted, dtype)
     for start in range(0, len(chosen), BLOCK):
         rows = slice(start, start + BLOCK) if whole else chosen[start : start + BLOCK]
         for name, values in read(flat[rows].astype(dtype, copy=False)).items():
@@ -164,78 +168,21 @@ def _of_tensors(concentration, aif, dt, options, wanted, mask):
     inside = None if mask is None else _tensor_mask(xp, mask, tuple(concentration.shape[:-1]))
     if inside is not None:  # before and after: a NaN out there would spoil the gradients inside
         concentration = xp.where(inside[..., None], concentration, xp.zeros_like(concentration))
-    if wanted[2] and wanted[3] is None:
-        wanted = (*wanted[:3], white_noise(concentration))
-    maps = _reader(aif, dt, options, wanted, concentration.dtype)(concentration)
+    if wanted.noise_is_missing:
+        wanted = replace(wanted, noise=white_noise(concentration))
+    maps = Reader(aif, dt, options, wanted, concentration.dtype)(concentration)
     if inside is None:
         return maps
     return {name: xp.where(inside, values, xp.zeros_like(values)) for name, values in maps.items()}
 
 
-def _reader(aif, dt, options, wanted, dtype):
-    """Prepare the function from curves (V, T) to maps (V,): one operator serves all voxels."""
-    t0, only, residue, noise = wanted
-    xp = namespace(aif)
-    n_frames = aif.shape[-1]
-    lags = lag_window(n_frames, dt, options["matrix"])
-    weights = np.full(n_frames, dt)
-    weights[[0, -1]] = dt / 2  # trapezia
-    weights = weights.astype(dtype) if xp is np else xp.convert_to_tensor(weights, dtype)
-    area = xp.sum(aif * (weights if xp is not np else weights.astype(float)))
-    area = xp.where(area > 0, area, np.nan) if xp is not np else dtype.type(area if area > 0 else np.nan)
-    if options["regularization"] != "osvd":
-        full = deconvolution_operator(aif if xp is not np else aif.astype(float), dt, **options)
-        rows = lags % full.shape[-2]
-        operator = (
-            full[rows].T.astype(dtype, order="C") if xp is np else xp.transpose(xp.take(full, rows, axis=0))
+def _checked_peak_time(peak_time, matrix):
+    if peak_time not in PEAK_TIMES or (peak_time == "exact" and matrix != "circulant"):
+        raise ValueError(
+            "peak_time is 'parabola' or, with the circulant matrix, whose k is periodic, 'exact': "
+            f"{peak_time!r} came with {matrix!r}."
         )
-
-    def irf(curves):
-        if options["regularization"] != "osvd":
-            return matmul(xp, curves, operator)
-        k = impulse_response(curves, aif, dt, **options)
-        return k[..., lags] if xp is np else xp.take(k, lags % k.shape[-1], axis=-1)
-
-    def summary(curves):
-        peak, place = peak_parabola(irf(curves))
-        return peak, (place + int(lags[0])) * dt, matmul(xp, curves, weights) / area
-
-    def gains(lag):
-        """Noise of peak and area, and what they share, for white noise of 1 HU."""
-        at = lag / dt - int(lags[0])
-        at = np.rint(at).astype(int) if xp is np else xp.cast(xp.round(at), "int32")
-        of_area = xp.sqrt(xp.sum(weights**2)) / xp.abs(area) + xp.zeros_like(lag)
-        of_peak = xp.sqrt(xp.sum(operator**2, axis=0))
-        shared = matmul(xp, weights[None], operator)[0] / xp.abs(area)
-        return xp.take(of_peak, at, axis=0), of_area, xp.take(shared, at, axis=0)
-
-    def calibrated(curves):
-        peak, lag, ratio = summary(curves)
-        found = table(peak, lag, ratio, noise)
-        found |= {"cbf": FLOW_UNITS * found["flow"], "tmax": lag}
-        found["cbv"] = VOLUME_UNITS * found["flow"] * found["mtt"]
-        if "ttp" in only:
-            found["ttp"] = peak_parabola(curves)[1] * dt - t0
-        return {name: found[name] for name in only}
-
-    def read(curves):
-        found = {}
-        if {"cbf", "mtt", "tmax"} & set(only):
-            peak, place = peak_parabola(irf(curves))
-            found |= {"cbf": FLOW_UNITS * peak, "tmax": (place + int(lags[0])) * dt}
-        if {"cbv", "mtt"} & set(only):
-            found["cbv"] = VOLUME_UNITS * matmul(xp, curves, weights) / area
-        if "mtt" in only:
-            cbf, cbv = found["cbf"], found["cbv"]
-            found["mtt"] = xp.where(cbf > 0, 60 * cbv / nonzero(xp, cbf), xp.zeros_like(cbf))
-        if "ttp" in only:
-            found["ttp"] = peak_parabola(curves)[1] * dt - t0
-        return {name: found[name] for name in only}
-
-    if residue is None:
-        return read
-    table = Calibration(aif if xp is not np else aif.astype(dtype), dt, summary, gains, residue)
-    return calibrated
+    return peak_time
 
 
 def _check_calibrated(regularization, residue, noise):

@@ -1,8 +1,9 @@
 """How sure the maps are: noise of the curves carried through to CBF, CBV, MTT and Tmax.
 
 A linear deconvolution is one matrix M, so the covariance of k is known without any sampling:
-Cov k = σ² M S Sᵀ Mᵀ, with σ the white noise of the curves and S the smoothing in time they went through. What
-is read from k is carried on by first order (the delta method). That holds where the peak stands out of the
+Cov k = σ² M S Sᵀ Mᵀ, with σ the white noise of the frames and S what the curves went through: smoothing in
+time, and the subtraction of a baseline, whose own noise moves a whole curve and doubles that of CBV. What is
+read from k is carried on by first order (the delta method). That holds where the peak stands out of the
 noise. Where it does not, the largest of many noisy samples is too high and less scattered than one of them:
 in simulation standard deviations are within 10 % from an ``snr`` of 9 on, CBF's a third too large at 4, where
 noise adds a fifth to CBF itself. Bias is not in here: neither that of the regularisation nor the shrinkage
@@ -21,7 +22,8 @@ from perfkit.arrays import checked_aif, checked_dt, real_array
 from perfkit.calibration import Calibration
 from perfkit.curves import smooth
 from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, lag_window
-from perfkit.maps import BLOCK, ESTIMATORS, NOISE_VOXELS, VOLUME_UNITS
+from perfkit.mapreader import VOLUME_UNITS
+from perfkit.maps import BLOCK, ESTIMATORS, NOISE_VOXELS
 
 PARABOLA = 0.3  # frames; our choice: with a standard deviation below, Tmax stays between its three samples
 PAIRWISE = np.sqrt(3 / 8)  # ∫ z² Φ(−z) dz / ∫ Φ(−z) dz = 2/3 on z = d/(2 sd): the factor that gives sd back
@@ -62,6 +64,7 @@ def map_uncertainty(
     residue: str = "gamma-2",
     noise=None,
     sigma_s: float = 0.0,
+    n_baseline: int = 0,
     mask=None,
 ) -> Uncertainty:
     """Compute the standard deviations of the maps that ``maps.perfusion_maps`` makes of the same arguments.
@@ -76,6 +79,8 @@ def map_uncertainty(
         (``curves.noise_before_smoothing``); default: from the bends of the curves, as
         ``calibration.white_noise`` where they are not smoothed
     sigma_s : s, Gaussian the curves were smoothed with in time (``curves.SIGMA_S`` for prepared scans)
+    n_baseline : frames at the start whose mean was subtracted (``Prepared.n_baseline``); 0: none, or a
+        baseline without noise
     mask : (...,) bool, voxels to compute; 0 elsewhere
 
     Returns
@@ -101,9 +106,11 @@ def map_uncertainty(
     dt, aif = checked_dt(dt), checked_aif(aif, n_frames=n_frames).astype(float)
     flat = concentration.reshape(-1, n_frames)
     chosen = np.arange(len(flat)) if mask is None else np.flatnonzero(_checked_mask(mask, shape))
-    noise = _checked_noise(noise, flat[chosen[:: max(1, len(chosen) // NOISE_VOXELS)]], dt, sigma_s)
+    made = _preparation(n_frames, dt, sigma_s, n_baseline)
+    sample = flat[chosen[:: max(1, len(chosen) // NOISE_VOXELS)]]
+    noise = _checked_noise(noise, sample, made, order=4 if sigma_s > 0 else 2)
     options = {"matrix": matrix, "regularization": regularization, "lambda_rel": lambda_rel}
-    reader = _Reader(aif, dt, options, noise, _smoothing(n_frames, dt, sigma_s))
+    reader = _Reader(aif, dt, options, noise, made)
     spread = _plain if estimator == "tikhonov" else _Calibrated(reader, residue)
     names = ("cbf", "cbv", "mtt", "tmax", "snr") + ("delay",) * (estimator == "calibrated")
     maps = {name: np.zeros(len(flat)) for name in names}
@@ -114,7 +121,9 @@ def map_uncertainty(
     return Uncertainty(**{name: values.reshape(shape) for name, values in maps.items()}, noise=noise)
 
 
-def irf_covariance(aif, dt: float = 1.0, *, noise: float = 1.0, sigma_s: float = 0.0, **options):
+def irf_covariance(
+    aif, dt: float = 1.0, *, noise: float = 1.0, sigma_s: float = 0.0, n_baseline: int = 0, **options
+):
     """Compute the covariance that noise of the curve gives to k, on the lags that are searched.
 
     Parameters
@@ -122,7 +131,7 @@ def irf_covariance(aif, dt: float = 1.0, *, noise: float = 1.0, sigma_s: float =
     aif : (T,), HU above baseline
     dt : s
     noise : HU, white noise of the frames
-    sigma_s : s, Gaussian the curve was smoothed with in time afterwards
+    sigma_s, n_baseline : s and frames, as ``map_uncertainty``
     options : matrix, regularization, lambda_rel as ``deconvolution.deconvolution_operator``
 
     Returns
@@ -131,13 +140,13 @@ def irf_covariance(aif, dt: float = 1.0, *, noise: float = 1.0, sigma_s: float =
     """
     aif, dt = checked_aif(aif).astype(float), checked_dt(dt)
     options = {"matrix": "circulant", **options}
-    return _Reader(aif, dt, options, noise, _smoothing(len(aif), dt, sigma_s)).gram
+    return _Reader(aif, dt, options, noise, _preparation(len(aif), dt, sigma_s, n_baseline)).gram
 
 
 class _Reader:
     """Read peak, lag and area of curves as ``maps`` does, each set with its joint covariance."""
 
-    def __init__(self, aif, dt, options, noise, smoothing):
+    def __init__(self, aif, dt, options, noise, made):
         full = deconvolution_operator(aif, dt, **options)
         self.lags = lag_window(len(aif), dt, options["matrix"])
         self.aif, self.dt, self.noise = aif, dt, noise
@@ -146,7 +155,7 @@ class _Reader:
         weights[[0, -1]] = dt / 2  # trapezia, as maps
         area = aif @ weights
         self.weights = weights / (area if area > 0 else np.nan)
-        moved, mean = noise * self.operator @ smoothing, noise * self.weights @ smoothing
+        moved, mean = noise * self.operator @ made, noise * self.weights @ made
         self.gram, self.shared, self.area_variance = moved @ moved.T, moved @ mean, mean @ mean
 
     def summary(self, curves):
@@ -257,14 +266,18 @@ def _carried(jacobian, covariance):
     return np.sqrt(np.maximum(np.einsum("ni,nij,nj->n", jacobian, covariance, jacobian), 0))
 
 
-def _smoothing(n_frames, dt, sigma_s):
-    """The matrix (T, T) of ``curves.smooth`` in time: what it makes of single frames."""
+def _preparation(n_frames, dt, sigma_s, n_baseline):
+    """The matrix (T, T) from frames to curves: baseline subtracted, then ``curves.smooth`` in time."""
     if not sigma_s >= 0:
         raise ValueError(f"sigma_s is the width of a Gaussian in s, 0 for none: {sigma_s!r} came.")
-    if sigma_s == 0:
-        return np.eye(n_frames)
-    single = np.eye(n_frames).reshape(n_frames, 1, 1, n_frames)
-    return smooth(single, (1, 1, 1), dt, sigma_mm=0, sigma_s=sigma_s)[:, 0, 0].T.astype(float)
+    if not 0 <= n_baseline < n_frames:
+        raise ValueError(f"n_baseline counts frames of the {n_frames} before the bolus: {n_baseline!r} came.")
+    made = np.eye(n_frames)
+    if sigma_s > 0:
+        single = made.reshape(n_frames, 1, 1, n_frames)
+        made = smooth(single, (1, 1, 1), dt, sigma_mm=0, sigma_s=sigma_s)[:, 0, 0].T.astype(float)
+    made[:, :n_baseline] -= 1 / max(n_baseline, 1)  # smoothing leaves the constant, so it goes last as well
+    return made
 
 
 def _checked_mask(mask, shape):
@@ -274,16 +287,15 @@ def _checked_mask(mask, shape):
     return mask.astype(bool)
 
 
-def _checked_noise(noise, sample, dt, sigma_s) -> float:
-    """The noise that came, or that of the curves; smoothing in time hides a known share of it."""
+def _checked_noise(noise, sample, made, order) -> float:
+    """The noise that came, or that of the curves' bends, of which what they went through left a known share.
+
+    Smoothed noise is nearer to the signal: more differences (order) are needed to tell them apart.
+    """
     if noise is None:
         if not len(sample):
             return 0.0
-        order = (
-            4 if sigma_s > 0 else 2
-        )  # smoothed noise is nearer to the signal, and told apart by more bends
-        bends = np.diff(_smoothing(sample.shape[-1], dt, sigma_s), order, axis=0)
-        kept = np.median(np.linalg.norm(bends, axis=1))
+        kept = np.median(np.linalg.norm(np.diff(made, order, axis=0), axis=1))
         return float(np.median(np.abs(np.diff(sample.astype(float), order))) / (NORMAL_MEDIAN * kept))
     if not (np.isscalar(noise) and np.isfinite(noise) and noise >= 0):
         raise ValueError(f"noise is one standard deviation in HU, 0 or more: {noise!r} came.")

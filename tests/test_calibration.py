@@ -205,11 +205,13 @@ def test_tensors_give_what_arrays_give(matrix):
 
 @pytest.mark.parametrize("name", ["cbf", "cbv", "mtt", "delay", "tmax"])
 @pytest.mark.parametrize("of", ["curves", "aif"])
-def test_gradients_are_those_of_central_differences(name, of):
+@pytest.mark.parametrize("peak_time", ["parabola", "exact"])
+def test_gradients_are_those_of_central_differences(name, of, peak_time):
     import tensorflow as tf
 
     curves, aif, _ = cohort("gamma-2", n=6, seed=3)
     values = {"curves": curves, "aif": aif}
+    options = {"estimator": "calibrated", "noise": 0.7, "peak_time": peak_time}
     weights = np.random.default_rng(5).normal(size=6)
     step = np.random.default_rng(6).normal(size=values[of].shape)
 
@@ -217,8 +219,7 @@ def test_gradients_are_those_of_central_differences(name, of):
         moved = {**values, **tensors}
         if not tensors:
             moved[of] = moved[of] + h * step
-        maps = perfusion_maps(moved["curves"], moved["aif"], estimator="calibrated", noise=0.7)
-        return getattr(maps, name)
+        return getattr(perfusion_maps(moved["curves"], moved["aif"], **options), name)
 
     variable = tf.Variable(values[of], dtype="float64")
     others = {key: tf.constant(value) for key, value in values.items() if key != of}

@@ -18,7 +18,7 @@ LAYERS = [
     "deconvolution tissuesample batchrecord batchchild scans isles24 bids scantable downloads motionscreen"
     " arteries dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power volumenoise",
     "motion dicomcase batchtask discovery calibration quality clusters recirculation readings",
-    "conformal executors scanchecks gammaclusters hierarchy inputfunction dicomscans",
+    "conformal executors scanchecks gammaclusters hierarchy inputfunction mapreader dicomscans",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
     "estimators islesindex suggestions scanresult derivatives uncertainty",
