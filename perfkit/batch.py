@@ -92,7 +92,7 @@ def run_batch(
             if todo:
                 copied = shutil.copyfile(plan.notebook, lease.parent / plan.notebook.name)
                 expected = sorted(run.expected for run in todo)[len(todo) // 2]
-                with _pool(scheduler, cluster, jobs, workers, expected, gpu) as pool:
+                with _pool(scheduler, cluster, jobs, workers, expected, gpu, say) as pool:
                     say(f"{len(todo)} of {summary.total} cases to run, {pool.words}.")
                     tasks = (
                         _task(run, plan, out, copied, lease, pool, time_limit, memory_limit, resume)
@@ -146,11 +146,13 @@ def _task(run: Run, plan, out, notebook, lease, pool, time_limit, memory_limit, 
 
 
 @contextmanager
-def _pool(scheduler, cluster, jobs, workers, expected, gpu):
+def _pool(scheduler, cluster, jobs, workers, expected, gpu, say):
     if scheduler:
+        say(f"Asking the Dask scheduler at {scheduler}, for {executors.PATIENCE:g} s at most.")
         with executors.on_scheduler(scheduler, workers) as pool:
             yield pool
     elif cluster:
+        say(f"Asking {cluster} for {jobs} jobs; the first case starts with the first of them.")
         with executors.on_cluster(cluster, jobs, expected=expected, workers=workers) as pool:
             yield pool
     else:

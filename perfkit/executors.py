@@ -7,7 +7,11 @@ when one of its workers is killed.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import queue
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +22,7 @@ from perfkit.batchtask import Outcome, Task, run_case
 
 SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster"}
 PATIENCE = 60  # s; our choice: a scheduler that runs has its workers by then
+LOOK = 1.0  # s; our choice: how soon it is told that a batch system refuses
 AHEAD = 2  # our choice: futures per worker, so that none waits for the next
 
 
@@ -97,15 +102,9 @@ def on_scheduler(address: str, workers: int | None = None) -> Iterator[Pool]:
     ------
     ConnectionError : no scheduler answers there, or it has no worker.
     """
-    Client = _distributed().Client
-    try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ConnectionError(
-            f"No Dask scheduler answers at {address} ({error}). Start one with `dask scheduler`, and workers "
-            f"with `dask worker {address} --nthreads 1`."
-        ) from None
-    with client:
+    client_of = _distributed().Client
+    _ask(address)
+    with client_of(address, timeout=PATIENCE, set_as_default=False) as client:
         try:
             client.wait_for_workers(1, timeout=PATIENCE)
         except TimeoutError:
@@ -114,6 +113,24 @@ def on_scheduler(address: str, workers: int | None = None) -> Iterator[Pool]:
             ) from None
         with _of_client(client, workers, address) as pool:
             yield pool
+
+
+def _ask(address):
+    """Reach a scheduler before there is a client: one without a connection holds up the process's end."""
+    from distributed.core import connect
+    from distributed.security import Security
+
+    async def ask():
+        comm = await connect(address, timeout=PATIENCE, **Security().get_connection_args("client"))
+        await comm.close()
+
+    try:
+        asyncio.run(ask())
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"No Dask scheduler answers at {address} ({error}). Start one with `dask scheduler`, and workers "
+            "with `dask worker ADDRESS --nthreads 1`; its address is one such as tcp://host:8786."
+        ) from None
 
 
 @contextmanager
@@ -126,27 +143,76 @@ def on_cluster(system: str, jobs: int, *, expected: int, workers: int | None = N
     jobs : how many; each is one worker with one thread unless that file says otherwise.
     expected : bytes a case takes; a job asks for twice that where the file does not say.
     workers : cases at a time at most.
+
+    Raises
+    ------
+    RuntimeError : there is no such batch system here, or it takes none of the jobs.
     """
     client_of = _distributed().Client
     with cluster_of(system, expected) as cluster, client_of(cluster, set_as_default=False) as client:
-        cluster.scale(jobs=jobs)
-        client.wait_for_workers(1)  # jobs may wait in the queue for hours
+        _start_jobs(cluster, client, system, jobs)
         with _of_client(client, workers, f"{jobs} jobs of {system}") as pool:
             yield pool
+
+
+def _start_jobs(cluster, client, system, jobs):
+    """Wait for the first worker: jobs may lie in the queue for hours, unless all of them are refused."""
+    from distributed.core import Status
+
+    refusals = []
+
+    def catch(entry):  # Dask logs a refusal, with a traceback, and would wait on
+        error = entry.exc_info and entry.exc_info[1]
+        refusals.extend([error] if error else [])
+        return not error
+
+    log = logging.getLogger("tornado.application")
+    log.addFilter(catch)
+    try:
+        cluster.scale(jobs=jobs)
+        while True:
+            try:
+                return client.wait_for_workers(1, timeout=LOOK)
+            except TimeoutError:
+                if refusals and all(job.job_id is None for job in cluster.workers.values()):
+                    for job in cluster.workers.values():  # else closing it would fail as well
+                        job.status = Status.failed
+                    why = " ".join(str(refusals[0]).split())
+                    raise RuntimeError(
+                        f"{system} takes none of the jobs ({jobs} asked for): {why}. Queue, "
+                        "account and time stand in ~/.config/dask/jobqueue.yaml."
+                    ) from None
+    finally:
+        log.removeFilter(catch)
 
 
 def cluster_of(system: str, expected: int):
     """Make the dask-jobqueue cluster of a batch system; it has no jobs yet."""
     _distributed()
     import dask
-    import dask_jobqueue
 
+    made = getattr(_jobqueue(), SYSTEMS[system])
+    command = made.job_cls.submit_command.split()[0]
+    if not shutil.which(command):
+        raise RuntimeError(
+            f"--cluster {system} hands jobs over by {command}, and there is no such command here. Start the "
+            "batch on a login node of the cluster, or use a Dask scheduler that runs (--scheduler)."
+        )
     said = dask.config.get(f"jobqueue.{system}", {})
     own = {"cores": 1, "memory": f"{max(2, round(2 * expected / 2**30))}GiB"}
     missing = {name: value for name, value in own.items() if not said.get(name)}
     if "cores" in missing:
         missing["processes"] = 1
-    return getattr(dask_jobqueue, SYSTEMS[system])(**missing)
+    return made(**missing)
+
+
+def _jobqueue():
+    ours = signal.getsignal(signal.SIGINT)
+    import dask_jobqueue  # makes Ctrl-C end the process as if all had gone well
+
+    if signal.getsignal(signal.SIGINT) is not ours:
+        signal.signal(signal.SIGINT, ours)
+    return dask_jobqueue
 
 
 @contextmanager

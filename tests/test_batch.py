@@ -592,6 +592,64 @@ def test_a_scheduler_that_does_not_answer_is_named(tmp_path, run, monkeypatch):
         run(source, scheduler="tcp://127.0.0.1:9")
 
 
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:9"])
+def test_a_scheduler_that_does_not_answer_leaves_no_client(address, monkeypatch):
+    """One that could not connect would be closed at the end of the process, and wait there for an answer."""
+    from distributed import Client
+
+    from perfkit import executors
+
+    made = []
+    monkeypatch.setattr(executors, "PATIENCE", 0.2)
+    monkeypatch.setattr(Client, "__init__", lambda *_, **__: made.append(1))
+    with pytest.raises(ConnectionError, match="such as tcp://host:8786"), executors.on_scheduler(address):
+        pass
+    assert not made
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Commands that stand in for SLURM's; ``slurm(body)`` says what ``sbatch`` does."""
+    if os.name == "nt":
+        pytest.skip("a batch system of POSIX")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "bin").mkdir()
+
+    def make(body):
+        for name, words in {"sbatch": body, "scancel": "exit 0"}.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{words}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore:Port 8787")
+def test_a_batch_system_that_is_not_there_or_refuses_is_named(slurm):
+    from perfkit import executors
+
+    with (
+        pytest.raises(RuntimeError, match="there is no such command here"),
+        executors.on_cluster("pbs", 1, expected=10**9),
+    ):
+        pass
+    slurm("echo invalid account >&2; exit 1")
+    with (
+        pytest.raises(RuntimeError, match=r"slurm takes none of the jobs .* invalid account"),
+        executors.on_cluster("slurm", 2, expected=10**9),
+    ):
+        pass
+
+
+def test_ctrl_c_stays_ours_beside_the_cluster_library():
+    """In a process of its own: dask-jobqueue takes the signals when it is imported first."""
+    code = (
+        "import signal; from perfkit import executors; mine = lambda *_: None\n"
+        "signal.signal(signal.SIGINT, mine); executors._jobqueue()\n"
+        "assert signal.getsignal(signal.SIGINT) is mine"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a batch system of POSIX")
 def test_a_batch_system_starts_the_workers(tmp_path, driver):
