@@ -85,7 +85,7 @@ def classes(aif, *, residue: str = "gamma", dt: float = 1.0, n_frames: int = 70)
         if i >= HEALTHY or late <= 2
     ]
     cbf, mtt, delay, healthy = (np.array(column) for column in zip(*rows, strict=True))
-    return _sampled(aif, cbf, mtt, delay, healthy, residue, dt, n_frames)
+    return sampled(aif, cbf, mtt, delay, healthy, residue=residue, dt=dt, n_frames=n_frames)
 
 
 def drawn(
@@ -114,14 +114,26 @@ def drawn(
     cbf = flow * rng.lognormal(0, 0.25, n)
     mtt = np.clip(transit * rng.lognormal(0, 0.2, n), 2, 24)
     delay = np.clip(late + rng.normal(0, 1, n), 0, 9)
-    sample = _sampled(aif, cbf, mtt, delay, kind < 2, residue, dt, n_frames)
+    sample = sampled(aif, cbf, mtt, delay, kind < 2, residue=residue, dt=dt, n_frames=n_frames)
     sample.curves[:] += noise * rng.normal(size=sample.curves.shape)
     return sample
 
 
-def _sampled(aif, cbf, mtt, delay, healthy, residue, dt, n_frames):
+def sampled(
+    aif, cbf, mtt, delay, healthy=False, *, residue: str = "gamma", dt: float = 1.0, n_frames: int = 60
+) -> Sample:
+    """Give tissue of these flows, transit times and delays, without noise.
+
+    Parameters
+    ----------
+    aif : as for ``classes``
+    cbf, mtt, delay : (n,), ml/100 g/min and s
+    healthy : (n,) bool, or one for all
+    residue, dt, n_frames : as for ``classes``
+    """
     times = dt * np.arange(n_frames)
     fine = forward.STEP * np.arange(len(aif))
     unit = forward.tissue_curves(aif, mtt, residue)
     curves = [f * np.interp(times - d, fine, c) for f, d, c in zip(cbf, delay, unit, strict=True)]
+    healthy = np.broadcast_to(healthy, np.shape(cbf))
     return Sample(np.interp(times, fine, aif), np.array(curves), dt, cbf, mtt, delay, healthy)
