@@ -6,7 +6,7 @@ time, and the subtraction of a baseline, whose own noise moves a whole curve and
 read from k is carried on by first order (the delta method). That holds where the peak stands out of the
 noise. Where it does not, the largest of many noisy samples is too high and less scattered than one of them:
 in simulation standard deviations are within 10 % from an ``snr`` of 9 on, CBF's a third too large at 4, where
-noise adds a fifth to CBF itself. Bias is not in here: neither that of the regularisation nor the shrinkage
+noise adds a sixth to CBF itself. Bias is not in here: neither that of the regularisation nor the shrinkage
 of calibrated maps. ``volumenoise`` goes on from here to rCBF and volumes.
 """
 
@@ -22,9 +22,9 @@ from perfkit.arrays import checked_aif, checked_dt, real_array
 from perfkit.calibration import Calibration
 from perfkit.curves import smooth
 from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, lag_window
-from perfkit.mapreader import VOLUME_UNITS
 from perfkit.maps import BLOCK, ESTIMATORS, NOISE_VOXELS
 
+VOLUME_UNITS = FLOW_UNITS / 60  # area ratio -> ml/100 g
 PARABOLA = 0.3  # frames; our choice: with a standard deviation below, Tmax stays between its three samples
 PAIRWISE = np.sqrt(3 / 8)  # ∫ z² Φ(−z) dz / ∫ Φ(−z) dz = 2/3 on z = d/(2 sd): the factor that gives sd back
 STEP = 0.5  # standard deviations; our choice: the slope of the look-up over what noise moves, not of one cell

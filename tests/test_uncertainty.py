@@ -20,11 +20,13 @@ def smoothed(values, sigma_s):
     return curves.smooth(series, (1, 1, 1), 1.0, sigma_mm=0, sigma_s=sigma_s)[:, 0, 0].astype(float)
 
 
-def repeated(cbf, mtt, delay, *, noise=NOISE, peak=PEAK, sigma_s=0.0, n=1500, seed=0):
+def repeated(cbf, mtt, delay, *, noise=NOISE, peak=PEAK, sigma_s=0.0, n_baseline=0, n=1500, seed=0):
     """Curves (n, T) of one tissue that differ by noise only, made on the fine grid, and the AIF at 1 s."""
     fine = bolus(9.0, peak)
     clean = tissue(fine, [cbf / FLOW_UNITS], [mtt], [delay], "gamma-2")
     noisy = clean + noise * np.random.default_rng(seed).normal(size=(n, clean.shape[1]))
+    if n_baseline:
+        noisy = noisy - noisy[:, :n_baseline].mean(axis=1, keepdims=True)
     return (smoothed(noisy, sigma_s) if sigma_s else noisy), fine[:: len(fine) // clean.shape[1]]
 
 
@@ -37,15 +39,16 @@ def repeated(cbf, mtt, delay, *, noise=NOISE, peak=PEAK, sigma_s=0.0, n=1500, se
         {"regularization": "tsvd", "lambda_rel": 0.15},
         {"estimator": "calibrated"},
         {"sigma_s": 1.0},
-        {"sigma_s": 1.0, "estimator": "calibrated"},
+        {"n_baseline": 6},
+        {"sigma_s": 1.0, "n_baseline": 6, "estimator": "calibrated"},
     ],
     ids=str,
 )
 def test_deviations_are_those_of_simulated_noise(kind, options):
-    sigma_s = options.get("sigma_s", 0.0)
-    noisy, aif = repeated(*kind, sigma_s=sigma_s)
+    made = {name: value for name, value in options.items() if name in ("sigma_s", "n_baseline")}
+    noisy, aif = repeated(*kind, **made)
     found = map_uncertainty(noisy, aif, noise=NOISE, **options)
-    plain = {name: value for name, value in options.items() if name != "sigma_s"}
+    plain = {name: value for name, value in options.items() if name not in made}
     maps = perfusion_maps(noisy, aif, **plain, **({"noise": NOISE} if "estimator" in options else {}))
     assert np.median(found.snr) > 9
     for name in ("cbf", "cbv", "mtt", "tmax") + (("delay",) if "estimator" in options else ()):
@@ -140,6 +143,7 @@ def test_a_mask_a_shape_and_voxels_without_a_peak():
         ({"estimator": "bayes"}, "tikhonov, calibrated: 'bayes' came"),
         ({"noise": -1.0}, "standard deviation in HU"),
         ({"sigma_s": -1.0}, "width of a Gaussian in s"),
+        ({"n_baseline": 60}, "frames of the 60 before the bolus: 60 came"),
         ({"mask": np.ones(3, bool)}, r"shape of the voxels, \(2,\): \(3,\) came"),
         ({"regularization": "osvd"}, "osvd"),
     ],

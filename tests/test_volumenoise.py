@@ -89,6 +89,21 @@ def test_the_true_volume_scatters_as_said_when_nothing_is_known_before(sigma_px)
     assert np.std(z) == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("sigma_px", [0.0, 2.0])
+def test_the_volume_that_is_read_scatters_as_said_between_repeated_scans(sigma_px):
+    rng = np.random.default_rng(8)
+    sd, shape = 0.06, (40, 40, 1)
+    true = np.broadcast_to(np.linspace(0, 0.6, 40)[:, None, None], shape)  # a flow that falls towards a core
+    read, said = [], []
+    for _ in range(300):
+        seen = true + sd * noise_field(rng, shape, sigma_px)
+        read.append(0.01 * (seen < 0.3).sum())
+        if len(said) < 20:
+            mask = np.ones(shape, bool)
+            said.append(volume_below(seen, sd * mask, mask, (1, 1, 10), 0.3, sigma_mm=sigma_px).sd_ml)
+    assert np.mean(said) == pytest.approx(np.std(read), rel=0.15)
+
+
 def test_a_shared_factor_moves_the_whole_volume():
     rng = np.random.default_rng(1)
     values = rng.uniform(0.0, 1.0, (50, 50, 2))
