@@ -6,6 +6,7 @@ where.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 from perfkit import batchrecord, executors, paths
 from perfkit.batchdriver import Driver, Summary
 from perfkit.batchplan import Plan, Run, make_plan
-from perfkit.batchtask import WORK, Task
+from perfkit.batchtask import FAILED, LOG, WORK, Task
 
 LOCK = ".batch.lock"
 
@@ -73,6 +74,7 @@ def run_batch(
     _check_options(out, scheduler, cluster, jobs, workers, time_limit, memory_limit, retries)
     plan = make_plan(notebook, cohort, parameters=parameters, sets=sets, cases=cases)
     out = paths.resolve(out)
+    _check_place(plan, out)
     summary = Summary(folder=out, total=len(plan.runs))
     options = {
         "scheduler": scheduler,
@@ -210,6 +212,23 @@ def _stoppable():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_place(plan: Plan, out: Path) -> None:
+    """Refuse a folder where results would take the place of something else, or be read as scans."""
+    cohort = plan.facts["cohort"] and Path(plan.facts["cohort"])
+    if cohort and (out == cohort or (plan.facts["layout"] == "NIfTI" and cohort in out.parents)):
+        raise ValueError(
+            f"Results among scans would be read as scans: --out is {out} and --cohort {cohort}. "
+            "Give a folder beside it."
+        )
+    for run in plan.runs:
+        there = set(os.listdir(out / run.name)) if (out / run.name).is_dir() else set()
+        if not (batchrecord.DONE in there or there <= {FAILED, LOG}):
+            raise FileExistsError(
+                f"{out / run.name} holds what no batch made, and the result of {run.case} would replace it. "
+                "Give another --out."
+            )
 
 
 def _check_options(out, scheduler, cluster, jobs, workers, time_limit, memory_limit, retries):

@@ -22,8 +22,11 @@ class WithParameters(TyperCommand):
                 rest += [word, *words]
             elif word in ("-p", "--parameter"):
                 name, value = next(words, None), next(words, None)
-                if value is None:
-                    raise ValueError(f"{word} takes a name and a value, as in -p lambda_rel 0.2.")
+                if value is None or value in ("-p", "--parameter") or value.startswith("--") or "=" in name:
+                    came = " ".join(filter(None, (name, value)))
+                    raise ValueError(
+                        f"{word} takes a name and a value, as in -p lambda_rel 0.2: {came!r} came."
+                    )
                 if name in pairs:
                     raise ValueError(f"A parameter is given once: -p {name} came twice.")
                 pairs[name] = value

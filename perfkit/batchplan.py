@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from perfkit import __version__, batchrecord, paths
+from perfkit import __version__, annotations, batchrecord, paths
 from perfkit.casefiles import page_name
 from perfkit.datasets import Cohort, open_cohort
 from perfkit.notebookparameters import Parameters, read_parameters, source_hash
@@ -97,14 +99,16 @@ def make_plan(notebook, cohort="", *, parameters=None, sets="", cases=None) -> P
         rows = [(scan.id, {}, scan) for scan in opened.scans]
     chosen = _chosen(rows, cases, opened)
     names = folder_names([row[0] for row in rows])
-    source = source_hash(notebook)
+    source, inputs = source_hash(notebook), Inputs(declared, opened)
     runs = tuple(
-        _run(case, names[case], declared, common | own, scan, opened, source) for case, own, scan in chosen
+        _run(case, names[case], declared, common | own, scan, opened, source, inputs)
+        for case, own, scan in chosen
     )
     facts = {
         "notebook": str(notebook),
         "notebook_hash": source,
         "cohort": str(opened.folder) if opened else "",
+        "layout": opened.kind if opened else "",
         "sets": str(sets),
         "parameters": declared.defaults | common,
         "seeds": {n: v for n, v in (declared.defaults | common).items() if n.startswith("seed")},
@@ -135,11 +139,12 @@ def folder_names(cases: list[str]) -> dict[str, str]:
     return safe
 
 
-def _free_of_given(parameters: dict, cohort) -> dict:
+def _free_of_given(parameters: dict, cohort, *, where: str = "") -> dict:
     taken = [name for name in GIVEN if name in parameters and (cohort or name == "out")]
     if taken:
+        came = f"{where}: {taken[0]}" if where else f"-p {taken[0]}"
         raise ValueError(
-            f"The batch itself sets {', '.join(GIVEN)} for each case: -p {taken[0]} came. "
+            f"The batch itself sets {', '.join(GIVEN)} for each case: {came} came. "
             "Give --cohort, --case and --out."
         )
     return parameters
@@ -149,8 +154,19 @@ def _rows(path: Path, declared: Parameters, opened: Cohort | None) -> Iterator[t
     """Yield (id, parameters, scan or None) of each row of the table."""
     if not path.is_file():
         raise FileNotFoundError(f"--sets names a CSV file: {path} is not a file.")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (UnicodeError, csv.Error) as error:
+        raise ValueError(
+            f"{path}: a table is CSV in UTF-8, and this is not ({error}). Save it as such."
+        ) from None
+    columns = reader.fieldnames or []
+    if twice := [column for column in dict.fromkeys(columns) if columns.count(column) > 1]:
+        raise ValueError(
+            f"{path}: a column stands for one parameter, and {twice[0]!r} came twice. Leave one."
+        )
     if not rows:
         raise ValueError(f"{path}: a table of parameter sets needs a header and a row for each run.")
     seen = set()
@@ -164,7 +180,7 @@ def _rows(path: Path, declared: Parameters, opened: Cohort | None) -> Iterator[t
         seen.add(name)
         filled = {column: cell for column, cell in row.items() if cell not in (None, "")}
         values = declared.check(filled, where=where)
-        _free_of_given({n: v for n, v in values.items() if n != "case"}, opened)
+        _free_of_given({n: v for n, v in values.items() if n != "case"}, opened, where=where)
         try:
             scan = opened.scan(str(values["case"])) if opened and "case" in values else None
         except KeyError as error:
@@ -188,8 +204,8 @@ def _chosen(rows: list, cases, opened: Cohort | None) -> list:
     return list(chosen.values())
 
 
-def _run(case, name, declared: Parameters, values: dict, scan, opened, source) -> Run:
-    inputs = "|".join([scan.fingerprint() if scan else "", *_files(values)])
+def _run(case, name, declared: Parameters, values: dict, scan, opened, source, made_of) -> Run:
+    inputs = made_of.of(scan, values)
     free = dict(values)
     if scan is not None and "case" in declared:
         free["case"] = scan.id
@@ -213,11 +229,43 @@ def _run(case, name, declared: Parameters, values: dict, scan, opened, source) -
     )
 
 
-def _files(values: dict) -> Iterator[str]:
-    """Describe the files that parameters name: what they hold is an input too."""
-    for name, value in sorted(values.items()):
-        if isinstance(value, str) and value and len(value) < 1000:
-            path = paths.resolve(value) if value.startswith("..") else Path(value)
-            if path.is_file():
-                stat = path.stat()
-                yield f"{name}:{stat.st_size}:{stat.st_mtime_ns}"
+class Inputs:
+    """What a run is made of beside its parameters' values: files, and the pick of a rater.
+
+    A file that a parameter names counts by size and time, a folder by the files directly in it. Of a rater's
+    picks only that of the case counts: a pick more makes one result stale and not a thousand.
+    """
+
+    def __init__(self, declared: Parameters, opened: Cohort | None):
+        self._rater = declared.defaults.get("rater", "") if "rater" in declared else None
+        self._opened = opened
+        self._stamp, self._picks = cache(_stamp), cache(self._read_picks)  # once for all cases
+
+    def of(self, scan, values: dict) -> str:
+        """Describe the inputs of a run."""
+        return "|".join([scan.fingerprint() if scan else "", *self._files(values), *self._pick(scan, values)])
+
+    def _files(self, values):
+        for name, value in sorted(values.items()):
+            if isinstance(value, str) and value and len(value) < 1000 and (stamp := self._stamp(value)):
+                yield f"{name}:{stamp}"
+
+    def _pick(self, scan, values):
+        if scan is not None and self._rater is not None:
+            pick = self._picks(values.get("rater", self._rater)).get(scan.id)
+            if pick:
+                yield f"pick:{pick.voxels}:{pick.vof_voxels}"
+
+    def _read_picks(self, rater):
+        files = annotations.rater_files(self._opened.folder, paths.data_folder() / "aif") if rater else {}
+        return annotations.latest(files[rater]) if rater in files else {}
+
+
+def _stamp(value: str) -> str:
+    path = paths.resolve(value) if value.startswith("..") else Path(value)
+    try:
+        found = [path] if path.is_file() else sorted(inside for inside in path.iterdir() if inside.is_file())
+        told = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in found]
+    except OSError:  # a text, and no path
+        return ""
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""

@@ -9,6 +9,7 @@ import ast
 import difflib
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,7 +18,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "None": None}
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
 
 
 class Parameters:
@@ -66,7 +67,10 @@ class Parameters:
         try:
             if isinstance(value, bool) and kind in (int, float):  # pydantic would take 1 for it
                 raise ValueError
-            return TypeAdapter(kind).validate_python(value)
+            checked = TypeAdapter(kind).validate_python(value)
+            if isinstance(checked, float) and not math.isfinite(checked):  # JSON has none
+                raise ValueError
+            return checked
         except ValueError:  # pydantic's own is one
             must = WORDS.get(kind, getattr(kind, "__name__", str(kind)))
             default = f" Its default is {self.defaults[name]!r}." if name in self.defaults else ""

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from perfkit import batch, batchdriver, batchplan, batchtask, datasets
+from perfkit import annotations, batch, batchdriver, batchplan, batchtask, datasets
 
 BATCH = (sys.executable, "-c", "from perfkit.cli import main; main()", "batch")
 
@@ -279,6 +279,37 @@ def test_the_key_of_a_case_changes_with_its_own_files_alone(plan, tmp_path, tiny
     assert after["case_1"] != before["case_1"] and after["case_2"] == before["case_2"]
 
 
+def test_the_key_of_a_case_changes_with_its_own_pick_alone(tmp_path, tiny_cohort, monkeypatch):
+    monkeypatch.setenv("PERFKIT_DATA", str(tmp_path))
+    source = notebook(tmp_path / "touch.ipynb", TOUCH, parameters=PARAMETERS + 'rater: str = ""\n')
+
+    def keys(rater="anna"):
+        made = batchplan.make_plan(source, tiny_cohort, parameters={"rater": rater})
+        return {run.case: run.record["key"] for run in made.runs}
+
+    file = annotations.rater_file(tiny_cohort, "anna", tmp_path / "aif")
+    before, without = keys(), keys("")
+    annotations.append(file, annotations.Pick("case_1", ((1, 2, 0),)))
+    picked = keys()
+    assert {case for case in before if before[case] != picked[case]} == {"case_1"}
+    assert keys("") == without
+    annotations.append(file, annotations.Pick("case_1", ((1, 2, 0),), comment="looked at again"))
+    assert keys() == picked
+    annotations.append(file, annotations.Pick("case_1"))  # withdrawn
+    assert keys() == before
+
+
+def test_keys_change_with_a_folder_that_a_parameter_names(plan, tmp_path):
+    notebook(tmp_path / "touch.ipynb", TOUCH, parameters=PARAMETERS + 'learned: str = ""\n')
+    folder = tmp_path / "training"
+    seen = [plan(learned=str(folder))]
+    folder.mkdir()
+    for text in ("case,frame,value\n", "case,frame,value\ncase_1,0,1\n"):
+        (folder / "aifs.csv").write_text(text)
+        seen.append(plan(learned=str(folder)))
+    assert len({keys["case_1"] for keys in seen}) == 3
+
+
 def test_a_changed_parameter_replaces_the_result_as_a_whole(tmp_path, run):
     source = notebook(tmp_path / "touch.ipynb", TOUCH)
     run(source, cases=["case_1"])
@@ -296,7 +327,7 @@ def test_a_changed_parameter_replaces_the_result_as_a_whole(tmp_path, run):
     ("options", "words"),
     [
         ({"parameters": {"lamda_rel": 0.1}}, "Did you mean lambda_rel"),
-        ({"parameters": {"lambda_rel": "high"}}, "must be a number"),
+        ({"parameters": {"lambda_rel": "high"}}, "must be a finite number"),
         ({"parameters": {"case": "case_1"}}, "The batch itself sets cohort, case, out"),
         ({"cases": ["case_77"]}, "no case 'case_77'"),
         ({"cohort": ""}, "give a cohort, or a table"),
@@ -346,6 +377,23 @@ def test_a_disk_without_room_is_named(tmp_path, tiny_cohort):
     assert "results need a folder that can be written to" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_scans_are_never_replaced_by_results(tmp_path, tiny_cohort, run):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    scans = tmp_path / "scans"
+    shutil.copytree(tiny_cohort, scans)
+    before = hashes(scans, "*.nii*")
+    with pytest.raises(FileExistsError, match="case_1 holds what no batch made"):
+        run(source, "scans/TRAINING", cohort=scans)
+    with pytest.raises(ValueError, match="Results among scans"):
+        run(source, "scans", cohort=scans)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    shutil.copy(datasets.open_cohort(scans).scan("case_1").path, flat / "anna_ctp.nii.gz")
+    with pytest.raises(ValueError, match="Results among scans"):
+        run(source, "flat/results", cohort=flat, cases=None)
+    assert hashes(scans, "*.nii*") == before and not (flat / "results").exists()
+
+
 def test_a_folder_in_use_is_refused(tmp_path, run):
     source = notebook(tmp_path / "touch.ipynb", TOUCH)
     (tmp_path / "out").mkdir()
@@ -384,12 +432,16 @@ def test_a_table_gives_each_row_a_run(tmp_path, run):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("id,lambda_rel\na,0.1\nb,high\n", r"sets\.csv, line 3: the parameter lambda_rel must be a number"),
+        (
+            "id,lambda_rel\na,0.1\nb,high\n",
+            r"sets\.csv, line 3: the parameter lambda_rel must be a finite number",
+        ),
         ("id,lamda_rel\na,0.1\n", r"line 2: .* Did you mean lambda_rel"),
         ("id,lambda_rel\na,0.1\na,0.2\n", r"line 3: an id names one run"),
         ("id,lambda_rel\na,0.1,2\n", r"line 2: it has more cells"),
         ("id,case\na,case_9\n", r"line 2: .*there is no scan 'case_9'"),
-        ("id,out\na,b\n", "The batch itself sets"),
+        ("id,out\na,b\n", r"The batch itself sets .*sets\.csv, line 2: out came"),
+        ("id,lambda_rel,lambda_rel\na,0.1,0.2\n", r"'lambda_rel' came twice"),
         ("id,lambda_rel\n", "needs a header and a row"),
     ],
 )
@@ -397,6 +449,13 @@ def test_a_wrong_table_is_refused_by_line(tmp_path, run, text, words):
     source = notebook(tmp_path / "touch.ipynb", TOUCH)
     (tmp_path / "sets.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=words):
+        run(source, sets=tmp_path / "sets.csv", cases=None)
+
+
+def test_a_table_that_is_no_text_is_named(tmp_path, run):
+    source = notebook(tmp_path / "touch.ipynb", TOUCH)
+    (tmp_path / "sets.csv").write_bytes("id,lambda_rel\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"sets\.csv: a table is CSV in UTF-8"):
         run(source, sets=tmp_path / "sets.csv", cases=None)
 
 
@@ -759,3 +818,18 @@ def test_a_thousand_cases_leave_the_driver_small(tmp_path, tiny_cohort, run, mon
     assert grown < 50e6
     summary, _ = run(source, cohort=tmp_path / "many", cases=None)
     assert len(summary.skipped) == 1000 and not summary.done
+
+
+@pytest.mark.parametrize(
+    ("words", "came"),
+    [
+        (["-p", "x=0.2", "-p", "y", "3"], "'x=0.2 -p' came"),
+        (["-p", "rater", "--no-resume"], "'rater --no-resume' came"),
+        (["-p", "rater"], "'rater' came"),
+        (["-p"], "'' came"),
+    ],
+)
+def test_a_pair_that_is_none_is_refused_with_what_came(command_line, words, came):
+    status, _, err = command_line("batch", "05_case_report", "--out", "o", "--cohort", "c", *words)
+    assert status == 1 and len(err.splitlines()) == 1
+    assert "-p takes a name and a value, as in -p lambda_rel 0.2" in err and came in err
