@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# places of both versions of control groups: what a group may take, takes, and could give back
+FILES = {
+    2: ("memory.max", "memory.current", "inactive_file"),
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 CGROUPS, CGROUP_OF_ME = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 RESERVE = 0.1  # our choice: share of the memory that is left to the system and its file cache
 
@@ -17,7 +22,7 @@ def total_memory() -> int:
     """Return the bytes this process may use at most: the machine's, or its container's or job's."""
     import psutil
 
-    return min([psutil.virtual_memory().total, *(limit for _, limit in _limits())])
+    return min([psutil.virtual_memory().total, *(limit for _, limit, _ in _limits())])
 
 
 def free_memory() -> int:
@@ -25,32 +30,40 @@ def free_memory() -> int:
     import psutil
 
     free = [psutil.virtual_memory().available]
-    for group, limit in _limits():
+    for group, limit, version in _limits():
+        _, current, cache = FILES[version]
         with suppress(OSError, ValueError):
-            used = int((group / "memory.current").read_text(encoding="ascii"))
-            free.append(limit - used + _reclaimable(group))
+            used = int((group / current).read_text(encoding="ascii"))
+            free.append(limit - used + _reclaimable(group, cache))
     return max(0, min(free))
 
 
-def _limits() -> Iterator[tuple[Path, int]]:
-    """Yield the control groups (version 2) around this process that limit memory, with the bytes."""
+def _limits() -> Iterator[tuple[Path, int, int]]:
+    """Yield the control groups around this process that limit memory, with the bytes and the version."""
     try:
         lines = CGROUP_OF_ME.read_text(encoding="ascii").splitlines()
     except OSError:
         return  # not Linux
-    for own in (line[3:].strip("/") for line in lines if line.startswith("0::")):
-        group = CGROUPS / own if (CGROUPS / own).is_dir() else CGROUPS  # a container sees its own as the root
+    for _, controllers, own in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        version = 1 if "memory" in controllers.split(",") else 2  # on a mixed system the memory is in one
+        if version == 2 and controllers:
+            continue
+        root = CGROUPS / "memory" if version == 1 else CGROUPS
+        group = root / own.strip("/")
+        group = group if group.is_dir() else root  # a container sees its own as the root
         for place in (group, *group.parents):
-            with suppress(OSError, ValueError):  # the word "max" where there is no limit
-                yield place, int((place / "memory.max").read_text(encoding="ascii"))
-            if place == CGROUPS:
+            with suppress(
+                OSError, ValueError
+            ):  # version 2 says "max" where there is no limit, 1 a huge number
+                yield place, int((place / FILES[version][0]).read_text(encoding="ascii")), version
+            if place == root:
                 break
 
 
-def _reclaimable(group: Path) -> int:
+def _reclaimable(group: Path, name: str) -> int:
     """Bytes of file cache in a control group, which the system drops when asked for memory."""
     for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
-        if line.startswith("inactive_file "):
+        if line.startswith(f"{name} "):
             return int(line.split()[1])
     return 0
 

@@ -52,6 +52,27 @@ def test_the_tightest_limit_around_counts(groups, limits, total, free):
     assert resources.free_memory() == free * GB
 
 
+NO_LIMIT = 9223372036854771712  # what version 1 says: the largest multiple of a page
+
+
+@pytest.mark.parametrize(
+    ("above", "own", "total", "free"),
+    [(16 * GB, NO_LIMIT, 16, 11), (NO_LIMIT, 8 * GB, 8, 3), (NO_LIMIT, NO_LIMIT, 64, 60)],
+)
+def test_limits_of_control_groups_of_version_1_count(groups, tmp_path, above, own, total, free):
+    """As SLURM makes them on older systems, with version 2 mounted beside for other things."""
+    for place, limit in (("memory/slurm", above), ("memory/slurm/job", own)):
+        group = tmp_path / "cgroup" / place
+        group.mkdir(parents=True)
+        (group / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        (group / "memory.usage_in_bytes").write_text(f"{6 * GB}\n")
+        # the group's own share of the cache stands beside that of all below it
+        (group / "memory.stat").write_text(f"inactive_file 7\ntotal_inactive_file {1 * GB}\n")
+    (tmp_path / "me").write_text("11:cpu,cpuacct:/slurm\n4:memory:/slurm/job\n1:name=systemd:/x\n0::/x\n")
+    assert resources.total_memory() == total * GB
+    assert resources.free_memory() == free * GB
+
+
 def test_without_control_groups_the_machine_counts(groups):
     assert resources.total_memory() == 64 * GB
     assert resources.free_memory() == 60 * GB
