@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -89,8 +90,19 @@ def check(
 
 
 def _a_file(out):
-    if out and Path(out).is_dir():
+    """Ask for a place for the table before the work, which may take an hour, and not after it."""
+    if not out:
+        return
+    if Path(out).is_dir():
         raise IsADirectoryError(f"--out names a CSV file, and {out} is a folder. Give a file in it.")
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(out).parent):
+            pass
+    except OSError as error:
+        raise type(error)(
+            f"--out: {out} cannot be written ({error.strerror or error}). Give a file in a folder that can."
+        ) from None
 
 
 @app.command()

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from perfkit import phantom, recipe
+from perfkit import datacheck, phantom, recipe
 from perfkit.datacheck import COLUMNS, check_cohort, report_lines
 from perfkit.datasets import Cohort, open_cohort
 
@@ -323,3 +323,11 @@ def test_dicom_look_alikes_are_described(tmp_path):
     assert set(report.scans["kind"]) == {"DICOM"}
     assert report.scans["shape"].str.count("×").eq(3).all()
     assert len(list(report_lines(report))) > 5
+
+
+def test_a_table_without_a_place_is_refused_before_the_work(command_line, tmp_path, monkeypatch):
+    monkeypatch.setattr(datacheck, "check_cohort", lambda *_, **__: pytest.fail("the work was begun"))
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "check.csv"
+    status, _, err = command_line("data", "check", tmp_path, "--out", place)
+    assert status == 1 and f"--out: {place} cannot be written" in err and len(err.splitlines()) == 1
