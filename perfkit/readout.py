@@ -111,18 +111,18 @@ def peak_time_exact(irf, lags, dt=1.0):
         )
     at = xp.argmax(gather(xp, irf, lags % length), axis=-1)
     inside = xp.logical_and(at > 0, at < len(lags) - 1)
-    ahead = np.arange(length) if xp is np else xp.cast(np.arange(length), at.dtype)
-    centred = xp.take_along_axis(irf, (at[..., None] + int(lags[0]) + ahead) % length, axis=-1)
+    order = np.add.outer(np.arange(length) + int(lags[0]), np.arange(length)) % length
+    centred = xp.take_along_axis(irf, xp.take(order, at, axis=0), axis=-1)
     slope = matmul(xp, centred, like(xp, _slope_series(length), irf))
-    fixed = slope if xp is np else xp.stop_gradient(slope)
-    offset = xp.zeros_like(fixed[..., 0])
+    fixed = _terms(xp, slope if xp is np else xp.stop_gradient(slope))
+    offset = xp.zeros_like(fixed[0])
     for _ in range(STEPS):
-        rise, bend = _at(xp, fixed, offset)
+        rise, bend = _at(fixed, offset)
         step = xp.where(bend < 0, -rise / nonzero(xp, bend), 0.5 * xp.sign(rise))
         offset = xp.clip(offset + xp.clip(step, -0.5, 0.5), -1.0, 1.0)
-    curved = xp.logical_and(inside, _at(xp, fixed, offset)[1] < 0)
-    bend = nonzero(xp, _at(xp, fixed, offset)[1])
-    place = xp.where(curved, offset - _at(xp, slope, offset)[0] / bend, xp.zeros_like(offset))
+    bend = _at(fixed, offset)[1]
+    last = _at(_terms(xp, slope), offset)[0] / nonzero(xp, bend)
+    place = xp.where(xp.logical_and(inside, bend < 0), offset - last, xp.zeros_like(offset))
     return (like(xp, at, irf) + int(lags[0]) + place) * dt
 
 
@@ -141,12 +141,17 @@ def _slope_series(length):
     return series
 
 
-def _at(xp, series, offset):
-    """Slope and bend (...,) at an offset (...,) in samples, from the slope's Taylor series (..., TERMS)."""
-    order = np.arange(1.0, TERMS)
-    powers = offset[..., None] ** like(xp, np.arange(float(TERMS)), series)
-    bend = xp.sum(series[..., 1:] * like(xp, order, series) * powers[..., :-1], axis=-1)
-    return xp.sum(series * powers, axis=-1), bend
+def _terms(xp, series):
+    return list(np.ascontiguousarray(np.moveaxis(series, -1, 0))) if xp is np else xp.unstack(series, axis=-1)
+
+
+def _at(series, offset):
+    """Slope and bend (...,) at an offset (...,) in samples, from the TERMS of the slope's Taylor series."""
+    rise, bend = series[-1], 0 * offset
+    for term in series[-2::-1]:  # Horner
+        bend = bend * offset + rise
+        rise = rise * offset + term
+    return rise, bend
 
 
 def soft_peak_time(irf, lags, dt=1.0, *, beta=SOFT_BETA[1]):

@@ -227,4 +227,5 @@ def test_it_runs_inside_a_traced_graph():
 
     exact, soft = read(tf.constant(k), tf.constant(40.0, tf.float64))
     np.testing.assert_allclose(exact, readout.peak_time_exact(k, LAGS), atol=1e-9)
+    np.testing.assert_allclose(exact, readout.peak_time_exact(k.reshape(3, 3, -1), LAGS).ravel(), atol=1e-9)
     np.testing.assert_allclose(soft, readout.soft_peak_time(k[:, :60], LAGS[10:], beta=40.0), atol=1e-9)
