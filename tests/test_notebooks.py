@@ -266,6 +266,7 @@ RUNS = {
     "03_train_the_aif_network": {"cohort": "tiny", "preset": "tiny", "folds": 2, "epochs": 8},
     "04_compare_methods": {"cohort": "tiny", "training_circulant": "of notebook 03"},
     "05_case_report": {"cohort": "tiny", "case": "case_2", "rater": "simulated-rater"},
+    "06_which_estimator": {"scans": 1},
 }
 # CBF estimated / true for Tikhonov, exponential residue: (AIF FWHM s, λ_rel) -> at MTT 3.7, 6, 11, 24 s.
 # Worked out apart from the package, to two digits.
@@ -360,6 +361,22 @@ def facts_05(metrics, cohort):
     assert metrics["DEFUSE 3"] is treated
 
 
+def facts_06(metrics, cohort):
+    voxel = metrics["voxel"]
+    assert voxel["truth"]["rcbf"] == pytest.approx(16 / 53)
+    assert voxel["plain"]["rcbf"] > 0.45 and voxel["plain"]["tmax"] > 6 > 4 > voxel["calibrated"]["delay"]
+    found = {(row["residue"], row["matrix"], row["estimator"], row["map"]): row for row in metrics["kudo"]}
+    assert len(found) == len(metrics["kudo"]) == 3 * 16 * 4
+    assert found["exponential", "circulant", "Tikhonov .3", "cbf"]["relative_bias"] == pytest.approx(
+        -0.49, abs=0.02
+    )
+    assert len(metrics["scans"]) == 16 * 4 and len(metrics["changes"]) == 16 * 9
+    widths = {(row["estimator"], row["fwhm"]): row for row in metrics["widths"]}
+    for fwhm in (8, 16):
+        plain, calibrated = (widths[name, fwhm]["dice_nominal"] for name in ("Tikhonov .3", "calibrated"))
+        assert calibrated > plain + 0.1
+
+
 # notebook -> what must hold of its metrics on the tiny cohort
 FACTS = {
     "00_deconvolution_by_hand": facts_00,
@@ -368,6 +385,7 @@ FACTS = {
     "03_train_the_aif_network": facts_03,
     "04_compare_methods": facts_04,
     "05_case_report": facts_05,
+    "06_which_estimator": facts_06,
 }
 
 
