@@ -10,7 +10,8 @@ BRAIN_WINDOW = (0, 80)  # HU; the usual brain window of CT
 VOXEL_COLOURS = ("#D55E00", "#56B4E9", "#CC79A7", "#009E73")
 SIDE_COLOURS = ("#E69F00", "#56B4E9")
 TITLE_SIZE = 12  # px; our choice: "12 of 345 voxels, slice 10" is then narrower than a panel of 160 px
-LESION_COLOURS = {"core": "#D55E00", "penumbra": "#56B4E9"}  # told apart by the colour-blind, on grey
+# told apart by the colour-blind, on grey
+LESION_COLOURS = {"core": "#D55E00", "penumbra": "#56B4E9", "final infarct": "#F0E442"}
 MOST_SLICES = 8  # our choice: two rows of panels
 COLUMNS = 4  # our choice: panels in a row of a notebook that are still seen
 

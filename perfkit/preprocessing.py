@@ -29,7 +29,7 @@ class Prepared:
     ``concentration`` is (X, Y, Z, T), float32, HU above ``baseline``, smoothed inside ``brain`` and 0
     outside. ``tissue`` is the brain without vessels and CSF; ``sides`` is −1 and +1 for the
     hemispheres, 0 outside; ``lesion_side`` is the estimated one, 0 where no side stands out.
-    ``core`` is the case's, None where unknown.
+    ``core`` and ``final_infarct`` are the case's, None where unknown; the infarct at follow-up is no core.
     """
 
     id: str
@@ -47,6 +47,7 @@ class Prepared:
     core: np.ndarray | None
     n_baseline: int
     notes: tuple[str, ...] = ()
+    final_infarct: np.ndarray | None = None
 
     @property
     def times(self):
@@ -73,7 +74,7 @@ def prepare(
 
     Returns
     -------
-    Prepared. Nothing in it depends on the core.
+    Prepared. Nothing else in it depends on the core or the infarct.
     """
     ctp, spacing = case.ctp, case.spacing
     mean = mean_curve(ctp, case.brain)
@@ -102,6 +103,7 @@ def prepare(
         core=case.core,
         n_baseline=n,
         notes=notes + found.notes,
+        final_infarct=case.final_infarct,
     )
 
 
@@ -203,11 +205,11 @@ def _key(case, options) -> str:
     digest = hashlib.sha256()
     facts = (case.id, case.patient, case.dt, case.affine.tolist(), case.notes, sorted(options.items()))
     digest.update(repr((perfkit.__version__, facts)).encode())
-    for array in (case.ctp, case.brain, case.core):
-        if array is not None:
+    for role in ("ctp", "brain", "core", "final_infarct"):
+        if (array := getattr(case, role)) is not None:
             # NIfTI series are stored time slowest: the transpose is then contiguous, and not copied.
             stored = array.T if array.flags.f_contiguous else array
-            digest.update(f"{array.shape}{array.dtype}{array.flags.f_contiguous}".encode())
+            digest.update(f"{role}{array.shape}{array.dtype}{array.flags.f_contiguous}".encode())
             digest.update(np.ascontiguousarray(stored).data)
     for module in (brain, curves, gamma, masks, midline):
         digest.update(Path(module.__file__).read_bytes())

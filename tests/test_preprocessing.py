@@ -72,6 +72,14 @@ def test_nothing_depends_on_the_core(case):
     assert equal(dataclasses.replace(seeing, core=None), blinded)
 
 
+def test_the_infarct_at_follow_up_stays_beside_the_core(case, tmp_path):
+    later = dataclasses.replace(case, core=None, final_infarct=case.core)
+    for prepared in (prepare(later), prepare_cached(later, tmp_path), prepare_cached(later, tmp_path)):
+        assert prepared.core is None
+        np.testing.assert_array_equal(prepared.final_infarct, case.core)
+    assert prepare(case).final_infarct is None
+
+
 def test_an_early_bolus_is_told(case):
     early = dataclasses.replace(case, ctp=case.ctp[..., 5:])
     prepared = prepare(early)
@@ -115,6 +123,8 @@ def test_cache_keeps_an_unknown_core_unknown(case, tmp_path):
     [
         lambda case: dict(ctp=np.where(np.arange(30) == 3, case.ctp + 1, case.ctp)),
         lambda case: dict(core=None),
+        lambda case: dict(core=None, final_infarct=case.core),
+        lambda case: dict(final_infarct=case.core),
         lambda case: dict(brain=np.roll(case.brain, 1, axis=0)),
         lambda case: dict(dt=1.0),
         lambda case: dict(affine=np.diag([3.0, 3.0, 5.0, 1.0])),
