@@ -86,9 +86,11 @@ def _cohort(say, scans):
     if core.empty:
         say("\nNo scan has a core of 40 voxels or more in its sample: no Dice.")
         return found
-    say(f"\nPhysiological core, Dice at rCBF 0.30 and at the best threshold, {core['scans'].max()} scans")
-    _print_cores(say, core)
-    return found | _numbers(core, ["matrix", "estimator"], "dice_nominal", "dice_nominal")
+    for name, rows in core.groupby("core", sort=False):
+        what = {"late": "low flow, and late", "any": "low flow, whenever it comes"}[name]
+        say(f"\nCore ({what}), Dice at rCBF 0.30 and at the best threshold, {rows['scans'].max()} scans")
+        _print_cores(say, rows)
+    return found | _numbers(core, ["core", "matrix", "estimator"], "dice_nominal", "dice_nominal")
 
 
 def _metamorphic(say):
