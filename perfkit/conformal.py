@@ -2,9 +2,9 @@
 
 Split conformal prediction (Vovk 2005; Lei 2018): the errors of calibration patients, put in order, bound the
 error of the next patient with a known probability, whatever the method is and however biased, as long as the
-next patient is drawn as they were. It holds on average over patients, not for every size of lesion: see
-``coverage`` for what it is by size. The unit is the patient. Two slabs of one patient are not two draws, so
-their volumes are summed first.
+next patient is drawn as they were. It holds on average over patients, not for every size of lesion, unless
+sizes are fitted apart (``groups``); ``coverage`` measures both. The unit is the patient. Two slabs of one
+patient are not two draws, so their volumes are summed first.
 """
 
 from __future__ import annotations
@@ -42,21 +42,24 @@ class VolumeIntervals:
     ----------
     level : share of the patients whose true volume lies inside
     n : calibration patients
-    low, high, middle : errors on the scale of ``scale_ml``: the two that bound the share, and the median
+    low, high, middle : errors on the scale of ``scale_ml``, one per group: the two that bound the share, and
+        the median
+    edges : ml, predicted volumes that part the groups; one fewer than groups
     scale_ml : volumes v are compared as asinh(v / scale_ml)
     what : which volume, for the reader
     """
 
     level: float
     n: int
-    low: float
-    high: float
-    middle: float
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    middle: tuple[float, ...]
+    edges: tuple[float, ...] = ()
     scale_ml: float = SCALE_ML
     what: str = ""
 
     @classmethod
-    def fit(cls, predicted_ml, true_ml, *, level=LEVEL, patient=None, scale_ml=SCALE_ML, what=""):
+    def fit(cls, predicted_ml, true_ml, *, level=LEVEL, patient=None, groups=1, scale_ml=SCALE_ML, what=""):
         """Learn the usual errors of a method.
 
         Parameters
@@ -65,6 +68,8 @@ class VolumeIntervals:
             method
         level : share of the patients that the intervals are to hold
         patient : (n,) names, if there are several rows of a patient: their volumes are summed
+        groups : number of parts, by predicted volume, that are fitted apart (Mondrian conformal prediction):
+            the share then holds in each, at the price of intervals that jump at the edges
         scale_ml : ml, as in the class
 
         Returns
@@ -85,20 +90,18 @@ class VolumeIntervals:
         predicted, true = _summed(predicted_ml, true_ml, patient)
         if not 0 < level < 1:
             raise ValueError(f"The level is a share between 0 and 1: {level!r} came.")
+        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"groups is a whole number of at least 1: {groups!r} came.")
         if not scale_ml > 0:
             raise ValueError(f"scale_ml is a volume in ml above 0: {scale_ml!r} came.")
-        n = len(true)
-        inside = int(np.ceil(round((n + 1) * level, 9)))  # rounded: 10 × .9 is not 9.000000000000002
-        below = (n + 1 - inside) // 2
-        if below < 1:
-            least = int(np.ceil(2 / (1 - level) - 1e-9)) - 1
-            raise ValueError(
-                f"An interval with two ends at level {level:g} needs about {least} calibration patients: "
-                f"{n} came. Take more, or a lower level."
-            )
-        errors = np.sort(np.arcsinh(true / scale_ml) - np.arcsinh(predicted / scale_ml))
-        low, high, middle = errors[below - 1], errors[below + inside - 1], np.median(errors)
-        return cls(float(level), n, float(low), float(high), float(middle), float(scale_ml), what)
+        edges = np.quantile(predicted, np.arange(1, groups) / groups)
+        group = np.searchsorted(edges, predicted, side="right")
+        errors = np.arcsinh(true / scale_ml) - np.arcsinh(predicted / scale_ml)
+        ends = [_bounds(errors[group == number], level) for number in range(groups)]
+        low, high, middle = (tuple(map(float, end)) for end in zip(*ends, strict=True))
+        return cls(
+            float(level), len(true), low, high, middle, tuple(map(float, edges)), float(scale_ml), what
+        )
 
     def interval(self, predicted_ml) -> Interval:
         """Return the intervals for predicted volumes.
@@ -111,9 +114,11 @@ class VolumeIntervals:
         -------
         Interval of (...,), ml, never below 0; NaN where the prediction is
         """
-        at = np.arcsinh(_volumes(predicted_ml, "Predicted volumes", nan=True) / self.scale_ml)
-        ends = (self.low, self.high, self.middle)
-        return Interval(*(self.scale_ml * np.sinh(np.maximum(at + error, 0)) for error in ends))
+        predicted = _volumes(predicted_ml, "Predicted volumes", nan=True)
+        at = np.arcsinh(predicted / self.scale_ml)
+        group = np.minimum(np.searchsorted(self.edges, predicted, side="right"), len(self.edges))
+        errors = (np.asarray(end)[group] for end in (self.low, self.high, self.middle))
+        return Interval(*(self.scale_ml * np.sinh(np.maximum(at + error, 0)) for error in errors))
 
     def save(self, path) -> Path:
         """Write the intervals as JSON; the file is whole or not there."""
@@ -133,8 +138,10 @@ class VolumeIntervals:
             if (facts.pop("made_by"), facts.pop("format")) != ("perfkit.conformal", FORMAT):
                 raise ValueError("another kind or version of file")
             facts.pop("unit")
-            found = cls(**facts)
-            if not (0 < found.level < 1 and found.low <= found.middle <= found.high and found.scale_ml > 0):
+            found = cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()})
+            ends = np.array([found.low, found.middle, found.high], float)
+            ordered = ends.shape == (3, len(found.edges) + 1) and (np.diff(ends, axis=0) >= 0).all()
+            if not (0 < found.level < 1 and ordered and found.scale_ml > 0):
                 raise ValueError("level or errors out of order")
         except (ValueError, KeyError, TypeError, AttributeError) as problem:
             raise ValueError(
@@ -142,6 +149,21 @@ class VolumeIntervals:
                 "Fit and save them again."
             ) from None
         return found
+
+
+def _bounds(errors, level):
+    """The errors that hold the share between them, and their median."""
+    n = len(errors)
+    inside = int(np.ceil(round((n + 1) * level, 9)))  # rounded: 10 × .9 is not 9.000000000000002
+    below = (n + 1 - inside) // 2
+    if below < 1:
+        least = int(np.ceil(2 / (1 - level) - 1e-9)) - 1
+        raise ValueError(
+            f"An interval with two ends at level {level:g} needs about {least} calibration patients in each "
+            f"group: {n} came. Take more, fewer groups, or a lower level."
+        )
+    errors = np.sort(errors)
+    return errors[below - 1], errors[below + inside - 1], np.median(errors)
 
 
 @dataclass(frozen=True)
@@ -180,8 +202,9 @@ def decide(core: Interval, mismatch: Interval, rule="DEFUSE 3", *, scale_ml: flo
     Notes
     -----
     Every criterion is harder to meet with a larger core and easier with a larger mismatch, so two corners of
-    the rectangle decide for all of it. Two intervals of level 1 − α hold both volumes with 1 − 2α at least
-    (Bonferroni): a "certain" decision is that sure. Fit them at .95 where .90 is wanted.
+    the rectangle decide for all of it. Two intervals of level 1 − α hold both volumes in 1 − 2α of the
+    patients at least (Bonferroni), so at most 2α of all patients are certain and wrong; of the certain ones
+    alone it may be more. Fit them at .95 where .90 is wanted.
     """
     if isinstance(rule, str) and rule not in RULES:
         raise ValueError(f"The rule is one of {', '.join(RULES)}: {rule!r} came. Or give a Rule.")

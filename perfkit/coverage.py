@@ -24,6 +24,7 @@ ESTIMATORS = {  # name -> threshold of rCBF: the paper's, and the one that means
 }
 VOLUMES = ("core", "mismatch")
 RULE = "DEFUSE 3"
+GROUPS = 3  # thirds of the predicted volume, where sizes are fitted apart
 BOTH = 0.95  # level of each of two intervals that together hold in 90 % (Bonferroni)
 
 
@@ -104,13 +105,13 @@ def _volumes(recipe, method) -> dict:
     return found
 
 
-def coverage_table(calibration, fresh, *, level: float = 0.90):
+def coverage_table(calibration, fresh, *, level: float = 0.90, groups: int = 1):
     """Count how many fresh patients' true volumes lie in intervals fitted on the calibration patients.
 
     Parameters
     ----------
     calibration, fresh : DataFrames of ``patient_volumes``
-    level : of the intervals
+    level, groups : of the intervals, as ``VolumeIntervals.fit``
 
     Returns
     -------
@@ -125,7 +126,8 @@ def coverage_table(calibration, fresh, *, level: float = 0.90):
     for estimator in ESTIMATORS:
         for volume in VOLUMES:
             column, truth = f"{estimator}_{volume}", f"true_{volume}"
-            intervals = VolumeIntervals.fit(calibration[column], calibration[truth], level=level)
+            known = calibration[column], calibration[truth]
+            intervals = VolumeIntervals.fit(*known, level=level, groups=groups)
             predicted, true = (fresh[name].to_numpy() for name in (column, truth))
             low, high, _ = intervals.interval(predicted)
             held = (low <= true) & (true <= high)
@@ -194,6 +196,7 @@ def measure(say: Callable = print, *, patients: int = PATIENTS) -> dict:
     say(f"AIF: straka; core: rCBF below {limits}; mismatch: Tmax > 6 s outside of it.")
     table = coverage_table(calibration, fresh)
     _say_coverage(table, say)
+    _say_groups(coverage_table(calibration, fresh, groups=GROUPS), say)
     _say_decisions(decision_table(calibration, fresh), say)
     keys = table[["estimator", "volume", "part"]].agg("_".join, axis=1).str.replace(" ", "_")
     return dict(zip(keys, table["share"].astype(float), strict=True))
@@ -209,6 +212,14 @@ def _say_coverage(table, say):
         share = f"{100 * row.share:5.1f} % ({100 * row.low:.1f}-{100 * row.high:.1f})"
         say(f"  {row.part:<17}{share:<22} n {row.n:3d}  median width {row.width_ml:6.1f} ml")
     say("\nThe first line of each is what conformal prediction guarantees; the thirds it does not.")
+
+
+def _say_groups(table, say):
+    say("\nFitted apart for thirds of the predicted volume: all; small, middle, large predicted; same, true")
+    for (estimator, volume), rows in table.groupby(["estimator", "volume"], sort=False):
+        shares = " ".join(f"{100 * share:5.1f}" for share in rows["share"])
+        width = rows["width_ml"].iloc[0]
+        say(f"  {volume + ', ' + estimator:<21}{shares} %  median width {width:.1f} ml")
 
 
 def _say_decisions(table, say):

@@ -36,6 +36,8 @@ def repeated(cbf, mtt, delay, *, noise=NOISE, peak=PEAK, sigma_s=0.0, n_baseline
     [
         {},
         {"matrix": "volterra"},
+        {"matrix": "truncated"},
+        {"regularization": "d2"},
         {"regularization": "tsvd", "lambda_rel": 0.15},
         {"estimator": "calibrated"},
         {"sigma_s": 1.0},
