@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perfkit import accuracy, cohortaccuracy, estimators, metamorphic, phantom
+from perfkit import accuracy, aifeffect, cohortaccuracy, estimators, metamorphic, phantom
 
 N_ESTIMATORS = 5 + 6 + 5  # D2 needs the circulant matrix
 
@@ -156,6 +156,54 @@ def test_at_the_bias_of_a_tenth_d2_passes_on_less_noise():
     assert noise["D2"] < 0.8 * noise["Tikhonov .1"]
 
 
+def of_patients(dice):
+    """Dice by (aif, map), patient and cut, 0.1 elsewhere, as ``aifeffect.aif_table`` gives it."""
+    rows = [
+        {"scan": p, "patient": p, "aif": aif, "map": kind, "threshold": cut, "dice": values.get(cut, 0.1)}
+        for (aif, kind), patients in dice.items()
+        for p, values in patients.items()
+        for cut in metamorphic.CUTS
+    ]
+    return pd.DataFrame(rows)
+
+
+AIF_DICE = {
+    ("expert", "plain"): {"a": {0.38: 0.5}, "b": {0.38: 0.4}, "c": {0.3: 0.9, 0.38: 0.2}},
+    ("true", "calibrated"): {"a": {0.3: 0.6}, "b": {0.3: 0.5}, "c": {0.3: 0.7}},
+}
+
+
+def test_a_threshold_is_chosen_without_the_patient_it_is_used_on():
+    table = aifeffect.summary(of_patients(AIF_DICE)).set_index(["aif", "map"])
+    plain, calibrated = table.loc[("expert", "plain")], table.loc[("true", "calibrated")]
+    # without a or b the cut .30 of c wins (.1 + .9 over .4 + .2); without c it is .38
+    assert plain["crossvalidated"] == pytest.approx((0.1 + 0.1 + 0.2) / 3)
+    assert calibrated["crossvalidated"] == pytest.approx(0.6) == calibrated["dice_0.30"]
+    assert plain["dice_0.38"] == pytest.approx(1.1 / 3)
+    gains = np.array([0.5, 0.4, 0.5])
+    assert plain["gain"] == 0 and calibrated["gain"] == pytest.approx(gains.mean())
+    assert calibrated["error"] == pytest.approx(gains.std(ddof=1) / np.sqrt(3))
+
+
+def test_a_pooled_aif_is_of_other_patients_at_the_own_time_to_peak():
+    def scan(patient, at, height):
+        curve = np.zeros(20)
+        curve[at : at + 2] = height, height / 2
+        return {"patient": patient, "aifs": {"expert": curve}}
+
+    scans = [scan("a", 5, 60.0), scan("a", 9, 1e6), scan("b", 12, 30.0), scan("c", 3, 90.0)]
+    np.testing.assert_allclose(aifeffect._pooled(scans[0], scans), scans[0]["aifs"]["expert"])
+    assert aifeffect._pooled(scans[0], scans[:2]) is None  # nobody else
+
+
+def test_every_aif_maps_the_scans_of_a_cohort():
+    table = aifeffect.aif_table([1, 2, 3], size="tiny")
+    assert set(table["aif"]) == set(aifeffect.AIFS) and set(table["map"]) == set(aifeffect.SHOWN)
+    assert table["dice"].between(0, 1).all() and table.groupby(["aif", "map"])["dice"].max().min() > 0.1
+    keys = ["scan", "aif", "map", "threshold"]
+    assert not table.duplicated(keys).any()
+
+
 def test_it_prints_a_line_for_each_estimator_of_each_view(monkeypatch, table, changes, cohort):
     """With the tables at hand: making them is tested above."""
     monkeypatch.setattr(accuracy, "accuracy_table", lambda: table)
@@ -165,9 +213,10 @@ def test_it_prints_a_line_for_each_estimator_of_each_view(monkeypatch, table, ch
     by_width = metamorphic.dice_by_width
     monkeypatch.setattr(accuracy.metamorphic, "dice_by_width", lambda: by_width(**widths))
     lines = []
-    found = accuracy.measure(lines.append, scans=[1, 2])
+    monkeypatch.setattr(accuracy.aifeffect, "aif_table", lambda scans: of_patients(AIF_DICE))
+    found = accuracy.measure(lines.append, scans=[1, 2], aif_scans=[1, 2, 3])
     calibrated = sum("calibrated" in line for line in lines)
-    assert calibrated == 2 * 3 + 3 + 2 * 3 + 9 * 3 + 1  # Kudo, scans, their cores, changes, widths
+    assert calibrated == 2 * 3 + 3 + 2 * 3 + 9 * 3 + 1 + 1  # Kudo, scans, their cores, changes, widths, AIF
     assert all(np.isfinite(value) for value in found.values())
     assert found["kudo_linear_truncated_calibrated_mtt"] > 0.9
     assert found["change_8 s later_circulant_D2"] <= 0.01

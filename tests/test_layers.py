@@ -24,7 +24,7 @@ LAYERS = [
     "estimators islesindex suggestions scanresult derivatives uncertainty",
     "casefiles metamorphic arms single departures training figures explorer pickerview wording placement"
     " raterviews datacheck coverage",
-    "batchplan cohortaccuracy estimatorlab evaluation studyfigures casepages reporttables",
+    "aifeffect batchplan cohortaccuracy estimatorlab evaluation studyfigures casepages reporttables",
     "accuracy picker batch report raters methods published",
     "study bench doctor session pickapp",
     "batchcli aifcli datacli",
