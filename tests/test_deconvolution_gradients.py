@@ -176,6 +176,30 @@ def test_tensors_and_arrays_give_the_same(matrix, regularization):
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("estimator", ["tikhonov", "calibrated"])
+@pytest.mark.parametrize("matrix, regularization", [("truncated", "tikhonov"), ("circulant", "d2")])
+def test_maps_take_every_matrix_and_prior_on_tensors_too(matrix, regularization, estimator):
+    from perfkit.maps import perfusion_maps
+
+    options = {"matrix": matrix, "regularization": regularization, "estimator": estimator}
+    options["noise"] = 0.1 if estimator == "calibrated" else None
+    arrays = TISSUE, AIFS["pre-bolus zeros"]
+    expected = perfusion_maps(*arrays, 1.0, **options)
+    found = perfusion_maps(*map(ops.convert_to_tensor, arrays), 1.0, **options)
+    for name, values in expected.items():
+        given = ops.convert_to_numpy(getattr(found, name))
+        np.testing.assert_allclose(given, values, rtol=1e-3, atol=1e-4, err_msg=name)
+
+    def total(curves, aif):
+        return perfusion_maps(curves, aif, 1.0, **options).cbf.sum()
+
+    def total_of_tensors(curves, aif):
+        return ops.sum(perfusion_maps(curves, aif, 1.0, **options).cbf)
+
+    (slope,) = gradient(total_of_tensors, *arrays, dtype="float64")[1:]
+    assert relative_error(slope, central_differences(total, arrays, 1)) <= 1e-4
+
+
 def test_variables_and_mixed_inputs_are_welcome():
     expected = impulse_response(TISSUE, AIFS["signed"])
     variable = keras.Variable(AIFS["signed"].astype("float32"))
