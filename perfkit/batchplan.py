@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from perfkit.notebookparameters import Parameters, read_parameters, source_hash
 GIVEN = ("cohort", "case", "out")  # set by the batch, case by case
 BASE = 512 * 2**20  # bytes; papermill and a kernel with perfkit took 0.25 GiB; our choice: twice that
 FACTOR = 6  # notebook 01 held 2.9 times the series as float32 (256²×16×53); our choice: twice that
+LEARNED = "aifs.csv"  # what notebook 03 leaves in the folder that other notebooks call `learned`
 RESERVED = {"failures.csv", "run.json"}
 LONGEST = 100  # characters; our choice: a folder's name, with room for what is added while it is made
 
@@ -232,8 +232,9 @@ def _run(case, name, declared: Parameters, values: dict, scan, opened, source, m
 class Inputs:
     """What a run is made of beside its parameters' values: files, and the pick of a rater.
 
-    A file that a parameter names counts by size and time, a folder by the files directly in it. Of a rater's
-    picks only that of the case counts: a pick more makes one result stale and not a thousand.
+    A file that a parameter names counts by size and time. Of a folder only the AIFs of a trained network do:
+    a notebook may write into it, and would never be done. Of a rater's picks that of the case counts: a pick
+    more makes one result stale and not a thousand.
     """
 
     def __init__(self, declared: Parameters, opened: Cohort | None):
@@ -264,8 +265,7 @@ class Inputs:
 def _stamp(value: str) -> str:
     path = paths.resolve(value) if value.startswith("..") else Path(value)
     try:
-        found = [path] if path.is_file() else sorted(inside for inside in path.iterdir() if inside.is_file())
-        told = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in found]
+        stat = (path / LEARNED if path.is_dir() else path).stat()
     except OSError:  # a text, and no path
         return ""
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""
+    return f"{stat.st_size}:{stat.st_mtime_ns}"

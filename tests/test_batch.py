@@ -299,7 +299,7 @@ def test_the_key_of_a_case_changes_with_its_own_pick_alone(tmp_path, tiny_cohort
     assert keys() == before
 
 
-def test_keys_change_with_a_folder_that_a_parameter_names(plan, tmp_path):
+def test_keys_change_with_the_curves_in_a_folder_and_nothing_else_there(plan, tmp_path):
     notebook(tmp_path / "touch.ipynb", TOUCH, parameters=PARAMETERS + 'learned: str = ""\n')
     folder = tmp_path / "training"
     seen = [plan(learned=str(folder))]
@@ -308,6 +308,8 @@ def test_keys_change_with_a_folder_that_a_parameter_names(plan, tmp_path):
         (folder / "aifs.csv").write_text(text)
         seen.append(plan(learned=str(folder)))
     assert len({keys["case_1"] for keys in seen}) == 3
+    (folder / "written_by_the_notebook").touch()
+    assert plan(learned=str(folder)) == seen[-1]
 
 
 def test_a_changed_parameter_replaces_the_result_as_a_whole(tmp_path, run):
@@ -619,7 +621,7 @@ def test_a_dask_cluster_gives_what_local_processes_give(tmp_path, run, dask_clus
     assert sorted(here.done) == sorted(there.done) == ["case_1", "case_2"], there.failures
     found = hashes(tmp_path / "here")
     assert len(found) >= 2 * 4 and hashes(tmp_path / "there") == found
-    assert said[0].startswith("2 of 2 cases to run, 2 workers of tcp://127.0.0.1:")
+    assert said[1].startswith("2 of 2 cases to run, 2 workers of tcp://127.0.0.1:")
     again, _ = run(source, "there")  # the same, whoever made it
     assert again.skipped == ["case_1", "case_2"]
 
@@ -682,10 +684,12 @@ def slurm(tmp_path, monkeypatch):
     return make
 
 
-@pytest.mark.filterwarnings("ignore:Port 8787")
 def test_a_batch_system_that_is_not_there_or_refuses_is_named(slurm):
+    import dask
+
     from perfkit import executors
 
+    scheduler = {"host": "127.0.0.1", "dashboard_address": ":0"}  # a port that nobody holds
     with (
         pytest.raises(RuntimeError, match="there is no such command here"),
         executors.on_cluster("pbs", 1, expected=10**9),
@@ -693,6 +697,7 @@ def test_a_batch_system_that_is_not_there_or_refuses_is_named(slurm):
         pass
     slurm("echo invalid account >&2; exit 1")
     with (
+        dask.config.set({"jobqueue.slurm.scheduler-options": scheduler}),
         pytest.raises(RuntimeError, match=r"slurm takes none of the jobs .* invalid account"),
         executors.on_cluster("slurm", 2, expected=10**9),
     ):
