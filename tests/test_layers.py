@@ -11,21 +11,21 @@ PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
     "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable installer"
     " resample resampling scoretables archives notebookparameters privatekernel resources"
-    " timing dicomheaders",
-    "case curves masks operators readout corerule metrics annotations picktables bootstrap"
+    " timing dicomheaders tensors",
+    "case clock curves masks operators readout corerule metrics annotations picktables bootstrap"
     " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes",
     "deconvolution tissuesample batchrecord batchchild scans isles24 bids scantable downloads motionscreen"
     " arteries dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power volumenoise",
-    "motion dicomcase batchtask discovery calibration quality clusters recirculation readings",
-    "conformal executors scanchecks gammaclusters hierarchy inputfunction mapreader dicomscans",
+    "layers losses motion dicomcase batchtask discovery calibration quality clusters recirculation readings",
+    "conformal executors heads scanchecks gammaclusters hierarchy inputfunction mapreader dicomscans",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
-    "estimators islesindex suggestions scanresult derivatives uncertainty",
-    "casefiles metamorphic arms single departures training figures explorer pickerview wording placement"
+    "samples oracle estimators islesindex suggestions scanresult derivatives uncertainty",
+    "trainsettings casefiles metamorphic arms single departures ceilingfigures figures explorer pickerview wording placement"
     " raterviews datacheck coverage",
-    "aifeffect batchplan cohortaccuracy estimatorlab evaluation studyfigures casepages reporttables",
-    "accuracy picker batch report raters methods published",
+    "foldtraining aifeffect batchplan ceiling cohortaccuracy estimatorlab evaluation studyfigures casepages reporttables",
+    "training accuracy picker batch report raters methods published",
     "study bench doctor session pickapp",
     "batchcli aifcli datacli",
     "cli",
@@ -33,7 +33,10 @@ LAYERS = [
 ]
 LAYER = {module: level for level, row in enumerate(LAYERS) for module in row.split()}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
-WITH_TENSORS = {"network", "training", "augment", "__main__"}  # may import Keras when they are imported
+WITH_TENSORS = set(  # may import Keras when they are imported
+    "tensors layers losses heads network samples trainsettings foldtraining training augment oracle ceiling"
+    " __main__".split()
+)
 
 
 def imports_of(module):
