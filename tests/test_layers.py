@@ -21,11 +21,11 @@ LAYERS = [
     "conformal executors heads scanchecks gammaclusters hierarchy inputfunction mapreader dicomscans",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
-    "samples oracle estimators islesindex suggestions scanresult derivatives uncertainty",
+    "samples oracle estimators islesindex suggestions scanresult derivatives uncertainty perturbations",
     "trainsettings casefiles metamorphic arms single departures ceilingfigures figures explorer pickerview wording placement"
     " raterviews datacheck coverage",
     "foldtraining aifeffect batchplan ceiling cohortaccuracy estimatorlab evaluation studyfigures casepages reporttables",
-    "training accuracy picker batch report raters methods published",
+    "training accuracy picker batch report raters methods published robustness",
     "study bench doctor session pickapp",
     "batchcli aifcli datacli",
     "cli",
