@@ -6,6 +6,7 @@ untouched scan's in the same voxels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -40,8 +41,9 @@ def standard_arms(prepared: dict, picks: dict, *, method: str = "straka") -> dic
     Returns
     -------
     dict from arm to function of Prepared, giving (T,): "expert" reads the recorded voxels of the changed scan
-    (at the same place in the patient where slices were cut or repeated), "automatic" searches anew,
-    "brain_mean" averages anew. They raise ValueError where there is no such curve.
+    (at the same place in the patient where slices were cut or repeated; those outside the brain, where a
+    prepared scan is empty, are left out), "automatic" searches anew, "brain_mean" averages anew. They raise
+    ValueError where there is no such curve.
     """
 
     def expert(scan):
@@ -249,8 +251,10 @@ def robustness_figure(table):
         top = max(np.nanmax(np.abs(z), initial=0.0), 1e-3)
         trace = go.Heatmap(z=z, x=list(cells.columns), y=list(cells.index), colorscale=scale, showscale=False)
         trace.update(zmin=0 if at == 1 else -top, zmax=top, name=title, hoverongaps=False)
-        trace.update(text=np.where(np.isfinite(z), np.char.mod("%+.3f" if at > 1 else "%.3f", z), ""))
-        trace.update(texttemplate="%{text}", hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>")
+        trace.update(text=_written(z, "+" if at > 1 else ""))
+        trace.update(
+            texttemplate="%{text}", textfont_size=11, hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>"
+        )
         figure.add_trace(trace, row=1, col=at)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_yaxes(title="change of the scan", col=1)
@@ -260,9 +264,15 @@ def robustness_figure(table):
 
 def _names(table, several):
     return [
-        drawing.arm_label(arm) + (f", {matrix}" if several else "")
+        drawing.arm_label(arm) + (f"<br>{matrix}" if several else "")
         for arm, matrix in zip(table["arm"], table["matrix"], strict=True)
     ]
+
+
+def _written(values, sign):
+    """Three decimals without the leading zero, as rCBF, Dice and AUC are printed; nothing for NaN."""
+    words = [re.sub(r"(?<!\d)0\.", ".", f"{v:{sign}.3f}") if np.isfinite(v) else "" for v in values.flat]
+    return np.reshape(words, values.shape)
 
 
 def _check(prepared, arms, matrix, lambda_rel, threshold, changes) -> None:
