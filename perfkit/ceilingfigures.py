@@ -25,7 +25,8 @@ LABELS = {
     ("cohort", "threshold"): "θ of the others",
     ("cohort", "threshold+lambda_rel"): "θ, λ of the others",
     ("truth", "rcbf"): "True rCBF, best θ",
-    ("truth", "core"): "True core",
+    ("truth", "rcbf+delay"): "True rCBF and delay, best cuts",
+    ("truth", "core"): "Exact core",
 }
 KINDS = {"given": "As given, θ .38, λ .3", "cohort": "Best for other patients", "oracle": "Best for the scan"}
 KINDS |= {"truth": "Truth of the phantom"}
@@ -49,8 +50,10 @@ def shares(ceiling, *, seed: int = 0):
 
     - aif, threshold, lambda_rel : what the best of each for every scan gains,
     - rest : what stays lost with all three; where the truth is known it is split into
-    - estimate : the true rCBF does better than the estimate with all three (noise, bolus, blur),
-    - flow : the exact core does better than the true rCBF at its best threshold (core is more than low flow),
+    - estimate : the true rCBF at its best threshold does better than the estimate with all three; below 0
+      where the estimate, fitted to the label, does better than the truth,
+    - delay : a cut of the true delay, as good as can be, adds to the true rCBF (a core is late as well),
+    - definition : the exact core does better than both (mixed voxels, CSF, cuts that are one for all voxels),
     - label : the exact core is not the core as labelled.
 
     Notes
@@ -73,8 +76,13 @@ def _parts(wide):
     }
     parts = {name: _shapley(name, reached) for name in FREE}
     if ("truth", "core") in wide:
-        flow, exact = wide["truth", "rcbf"], wide["truth", "core"]
-        parts |= {"estimate": flow - top, "flow": exact - flow, "label": 1 - exact}
+        flow, late, exact = (wide["truth", name] for name in ("rcbf", "rcbf+delay", "core"))
+        parts |= {
+            "estimate": flow - top,
+            "delay": late - flow,
+            "definition": exact - late,
+            "label": 1 - exact,
+        }
     else:
         parts["rest"] = 1 - top
     return parts | {"loss": 1 - start}

@@ -222,7 +222,7 @@ class _Objective(keras.Model):
 class _DeconvolutionAt(Deconvolution):
     """The layer with λ_rel as one more input."""
 
-    lambda_rel = property(lambda self: self._at, lambda self, value: setattr(self, "_at", value))
+    lambda_rel = property(lambda self: self._at)
 
     def call(self, series, aif, valid, lambda_rel):
         self._at = lambda_rel
