@@ -309,6 +309,8 @@ def test_the_table_says_how_far_each_bolus_moved(prepared, scans):
     row = robustness.summarise(scans).set_index(["change", "arm"]).loc["bolus 4 s later", "steady"]
     found = (row["moved"], row["moved_least"], row["moved_most"])
     assert found == pytest.approx((np.mean(moved), min(moved), max(moved)))
+    earlier = robustness.summarise(scans.assign(moved=-scans["moved"])).set_index(["change", "arm"])
+    assert earlier.loc["bolus 4 s later", "steady"]["moved_most"] == row["moved_most"]
 
 
 def test_an_arm_without_an_aif_is_skipped_with_its_reason(prepared, picks):
