@@ -28,6 +28,12 @@ app.add_typer(batchcli.app)
 PRESETS = ("tiny", "quick", "full")
 SIZES = ("tiny", "small", "full")
 MATRICES = ("circulant", "volterra")
+# what Keras would have to be imported for
+LEARNED_ARMS, LOSSES, LEARNED = (
+    ("cnn", "pool"),
+    ("paper", "ranking", "physical"),
+    ("threshold", "slope", "lambda_rel"),
+)
 INTERRUPTED = 130  # what typer makes of Ctrl-C, before we could see it
 
 Cohort = Annotated[
@@ -171,16 +177,28 @@ def train(
     preset: Preset = "quick",
     folds: Folds = 5,
     epochs: Annotated[int, typer.Option(help="Instead of the preset's; 0: the preset's.", min=0)] = 0,
-    matrix: Matrix = "circulant",
+    matrix: Matrix = "volterra",
     seed: Seed = 0,
+    arm: Annotated[
+        str, typer.Option(help="cnn: the paper's regression; pool: the weighted mean of measured curves.")
+    ] = "cnn",
+    loss: Annotated[
+        str, typer.Option(help="paper: soft Dice; ranking, physical: with more terms. Empty: the arm's own.")
+    ] = "",
+    learn: Annotated[
+        list[str] | None,
+        typer.Option(help="Train this too: threshold, slope or lambda_rel; may be repeated."),
+    ] = None,
+    fold: Annotated[int, typer.Option(help="Only this fold, from 0; -1: all.", min=-1)] = -1,
 ):
-    """Train the AIF network by cross-validation, from core masks alone.
+    """Train an AIF network by cross-validation, from core masks alone.
 
     Leaves aifs.csv (every scan's AIF by the fold that never saw its patient),
     history.csv and the state of each fold, from which an interrupted training
-    goes on. `perfkit study` does this and compares the result with the experts.
+    goes on. `perfkit predict` uses it on other scans; `perfkit study` compares
+    a CNN trained with the paper's loss with the experts.
 
-    Try: perfkit train --cohort data/cohorts/mine --folds 2 --preset tiny
+    Try: perfkit train --cohort data/cohorts/mine --arm pool --preset tiny
     """
     from perfkit import paths
     from perfkit.datasets import open_cohort
@@ -188,7 +206,13 @@ def train(
 
     _known("preset", preset, PRESETS)
     _known("matrix", matrix, MATRICES)
+    _known("arm", arm, LEARNED_ARMS)
+    _known("loss", loss, ("", *LOSSES))
+    for name in learn or ():
+        _known("learn", name, LEARNED)
     _folder("out", out)
+    if fold >= folds:
+        raise ValueError(f"--fold counts from 0 to {folds - 1}: {fold} came. Or give more --folds.")
     folder = paths.resolve(cohort) if cohort else demo_cohort(say=typer.echo)
     opened = open_cohort(folder)
     opened.require_core("Training")
@@ -196,9 +220,50 @@ def train(
     from perfkit.training import train_cohort
 
     out = paths.resolve(out or "../data/runs/training")
-    result = train_cohort(folder, out, preset=preset, folds=folds, epochs=epochs, matrix=matrix, seed=seed)
+    options = {"head": arm, "loss": loss, "learn": tuple(learn or ()), "matrix": matrix, "seed": seed}
+    only = None if fold < 0 else fold
+    result = train_cohort(folder, out, preset=preset, folds=folds, epochs=epochs, only=only, **options)
     last = result.history.groupby("fold").last()
-    typer.echo(f"{len(result.aifs)} AIFs in {out / 'aifs.csv'}; held-out Dice {last['val_dice'].mean():.3f}")
+    typer.echo(
+        f"{len(result.aifs)} AIFs in {out / 'aifs.csv'}; validation Dice {last['val_dice'].mean():.3f}"
+    )
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="Folder of a training, as perfkit train leaves it.")],
+    cohort: Annotated[str, typer.Option(help="Folder of scans that it has not seen.")],
+    out: Annotated[str, typer.Option(help="Table to write.")] = "aifs.csv",
+):
+    """Propose the AIFs of scans that a training has never seen.
+
+    The mean of what the folds propose goes into a table, case, frame and value,
+    which notebooks 04 and 05 take as learned AIFs.
+
+    Try: perfkit predict data/runs/training --cohort data/cohorts/fresh --out fresh.csv
+    """
+    from perfkit import paths
+    from perfkit.datasets import open_cohort
+
+    target = Path(out).absolute()
+    if target.is_dir():
+        raise ValueError(
+            f"--out names the table to write, and {target} is a folder. Try {target / 'aifs.csv'}"
+        )
+    opened = open_cohort(paths.resolve(cohort))
+    from perfkit.preprocessing import prepare_cohort
+    from perfkit.tables import save_aifs
+    from perfkit.training import load_folds, predict_cohort
+
+    load_folds(paths.resolve(run))  # what is wrong with it is said before the scans are prepared
+    found = prepare_cohort(opened)
+    for case, reason in found.failures.items():
+        typer.echo(f"left out: {case}: {reason}", err=True)
+    aifs = predict_cohort(paths.resolve(run), found.scans)
+    save_aifs(target, aifs)
+    typer.echo(f"{len(aifs)} AIFs in {target}")
+    if found.failures:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from perfkit import paper
 from perfkit.augment import Augmentation
 from perfkit.layers import SLOPE
 from perfkit.losses import OBJECTIVES, Objective
-from perfkit.network import deconvolution_model
+from perfkit.network import HEADS, deconvolution_model
 from perfkit.samples import N_VOXELS
 from perfkit.tensors import keras
 
@@ -60,22 +60,28 @@ class Settings:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     @classmethod
-    def preset(cls, name: str, *, epochs: int = 0, loss: str = "ranking", **changes) -> Settings:
-        """Take a preset by name, with changes.
+    def preset(cls, name: str, *, epochs: int = 0, loss: str = "", head: str = "cnn", **changes) -> Settings:
+        """Take a preset by name, with what the head needs, and changes.
 
         Parameters
         ----------
         name : one of ``PRESETS``
         epochs : instead of the preset's; 0 keeps them
-        loss : one of ``losses.OBJECTIVES``
+        loss : one of ``losses.OBJECTIVES``; empty: "ranking" for the CNN, "physical" for the pooling head
+        head : one of ``network.HEADS``
         changes : other attributes
         """
         if name not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}: {name!r} came.")
-        if loss not in OBJECTIVES:
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}: {head!r} came.")
+        if loss and loss not in OBJECTIVES:
             raise ValueError(f"loss must be one of {', '.join(OBJECTIVES)}: {loss!r} came.")
-        changes = {"objective": OBJECTIVES[loss], **({"epochs": epochs} if epochs else {}), **changes}
-        return replace(PRESETS[name], **changes)
+        own = OF_HEAD[head]
+        chosen = {"head": head, **own, **({"epochs": epochs} if epochs else {}), **changes}
+        if loss:
+            chosen["objective"] = OBJECTIVES[loss]
+        return replace(PRESETS[name], **chosen)
 
     def model(self, fold: int = 0):
         """Make the untrained model of a fold."""
@@ -92,6 +98,12 @@ class Settings:
         )
 
 
+# our choice: the pooling head has few weights, which need long steps and no decay; without its physical terms
+# it stays at the mean curve of the brain
+OF_HEAD = {
+    "cnn": {},
+    "pool": {"learning_rate": 0.3, "weight_decay": 0.0, "objective": OBJECTIVES["physical"]},
+}
 # our choice: quick fits the study into ten minutes on two cores; full is six times as long
 PRESETS = {"tiny": Settings(epochs=2), "quick": Settings(epochs=24), "full": Settings(epochs=150)}
 

@@ -26,7 +26,11 @@ COMMANDS = {
     "phantom": ("folder", "--n", "--size", "--seed"),
     "maps": ("source", "--out", "--case", "--voxel", "--matrix", "--lambda-rel", "--estimator"),
     "pick": ("cohort", "--rater", "--case", "--port", "--browser"),
-    "train": ("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
+    "train": (
+        *("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
+        *("--arm", "--loss", "--learn", "--fold"),
+    ),
+    "predict": ("--cohort", "--out"),
     "batch": (
         "notebook",
         "--out",
@@ -110,6 +114,13 @@ WRONG = {
     "train --preset slow": "tiny, quick, full: 'slow' came",
     "train --matrix toeplitz": "'toeplitz' came",
     "train --cohort {tiny} --folds 99": "99",
+    "train --arm rnn": "cnn, pool: 'rnn' came",
+    "train --loss l2": "'l2' came",
+    "train --learn dt": "threshold, slope, lambda_rel: 'dt' came",
+    "train --folds 3 --fold 3": "from 0 to 2: 3 came",
+    "predict {empty} --cohort {tiny}": "settings.json and fold-*/state.npz",
+    "predict {empty} --cohort {empty}": "this folder holds nothing",
+    "predict {empty} --cohort {tiny} --out {empty}": "is a folder",
     "train --cohort {empty}": "this folder holds nothing",
     "study --cohort nowhere": "nowhere: the cohort's folder does not exist",
     "study --cohort {tiny} --folds 99 --out run": "99",
@@ -233,11 +244,13 @@ def test_train_hands_on_what_was_asked(command_line, tmp_path, tiny_cohort, monk
         return SimpleNamespace(aifs=dict.fromkeys("abc"), history=history)
 
     monkeypatch.setitem(sys.modules, "perfkit.training", SimpleNamespace(train_cohort=train_cohort))
-    arguments = ["--folds", "2", "--epochs", "2", "--seed", "4", "--matrix", "volterra", "--preset", "tiny"]
+    arguments = ["--folds", "2", "--epochs", "2", "--seed", "4", "--matrix", "circulant", "--preset", "tiny"]
+    arguments += ["--arm", "pool", "--loss", "ranking", "--learn", "slope", "--fold", "1"]
     status, out, _ = command_line("train", "--cohort", tiny_cohort, "--out", tmp_path / "t", *arguments)
     assert status == 0
-    assert out.strip() == f"3 AIFs in {tmp_path / 't' / 'aifs.csv'}; held-out Dice 0.400"
-    options = {"preset": "tiny", "folds": 2, "epochs": 2, "matrix": "volterra", "seed": 4}
+    assert out.strip() == f"3 AIFs in {tmp_path / 't' / 'aifs.csv'}; validation Dice 0.400"
+    options = {"preset": "tiny", "folds": 2, "epochs": 2, "matrix": "circulant", "seed": 4}
+    options |= {"head": "pool", "loss": "ranking", "learn": ("slope",), "only": 1}
     assert asked == [(tiny_cohort, tmp_path / "t", options)]
 
 
