@@ -25,8 +25,8 @@ from perfkit.preprocessing import Prepared
 VOXELS = 8000  # our choice: half of them core at most; all voxels of a scan would cost six times more
 PAIRS = 16384  # our choice: a core voxel and another each; their mean has an error below .004
 STEPS = 60  # our choice: three times as many gain .01 of Dice for the AIF (docs/learned-aif.md)
-LEARNING_RATE = 0.1  # of the AIF's peak a step; our choice: in 60 steps it comes further than .03, as far as .2
-RANKING_WIDTH = 0.1  # rCBF; our choice: below it the smooth AUC has no gradient where maps are noisy
+LEARNING_RATE = 0.1  # of the AIF's peak a step; our choice: in 60 steps it comes further than .03
+RANKING_WIDTH = 0.1  # rCBF; our choice: pairs that differ by less count as nearly even
 CLIP = 1.0  # largest norm of the gradient, as in training
 ops = keras.ops
 
