@@ -37,7 +37,8 @@ def half_rise(curve):
     high, low = xp.sum(one_hot * curve, axis=-1), xp.sum(one_hot * before, axis=-1)
     share = xp.clip((high - half[..., 0]) / nonzero(xp, high - low), 0.0, 1.0)
     frames = at.astype(float) if xp is np else xp.cast(at, curve.dtype)
-    return xp.where(half[..., 0] > 0, frames - share, xp.zeros_like(share))
+    rises = xp.logical_and(half[..., 0] > 0, curve[..., 0] < half[..., 0])
+    return xp.where(rises, frames - share, xp.zeros_like(share))
 
 
 def clock_matrices(arrival, n_frames: int, n_clock: int = N_FRAMES):

@@ -96,7 +96,7 @@ class VoxelPooling(layers.Layer):
     """
 
     def __init__(self, n_frames: int = N_FRAMES, filters=POOL_FILTERS, seed: int = 0, vof=False, **kwargs):
-        super().__init__(dtype="float32", **kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32"})
         self.n_frames, self.filters, self.seed, self.vof = n_frames, tuple(filters), seed, bool(vof)
         widths = (n_frames, *self.filters, 1 + self.vof)
         self.kernels, self.biases = [], []

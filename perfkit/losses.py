@@ -274,8 +274,9 @@ class Objective:
 
 
 def _healthy(inputs):
-    weight = ops.cast(inputs["reference_tissue"], "float32")
-    total = ops.matmul(weight[:, None], inputs["series"])[:, 0]
+    series = ops.convert_to_tensor(inputs["series"])
+    weight = ops.cast(inputs["reference_tissue"], series.dtype)
+    total = ops.matmul(weight[:, None], series)[:, 0]
     return total / nonzero(ops, ops.sum(weight, axis=-1, keepdims=True))
 
 
