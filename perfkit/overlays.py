@@ -14,6 +14,7 @@ TITLE_SIZE = 12  # px; our choice: "12 of 345 voxels, slice 10" is then narrower
 LESION_COLOURS = {"core": "#D55E00", "penumbra": "#56B4E9", "final infarct": "#F0E442"}
 MOST_SLICES = 8  # our choice: two rows of panels
 COLUMNS = 4  # our choice: panels in a row of a notebook that are still seen
+FAINT = 0.05  # of the largest value; our choice: what is below would only veil the picture beneath
 
 
 def masks_figure(prepared, z: int):
@@ -89,6 +90,34 @@ def lesions_figure(background, masks, *, affine=None, brain=None, most: int = MO
         figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, showlegend=True)
     legend = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "yref": "container"}
     return figure.update_layout(showlegend=True, legend=legend | {"yanchor": "top"}, margin_t=64)
+
+
+def heat_figure(background, heat, *, affine=None, brain=None, most: int = COLUMNS, name="Weight"):
+    """Lay a map of what matters over the slices that hold most of it, from the lowest upwards.
+
+    Parameters
+    ----------
+    background : (X, Y, Z), HU.
+    heat : (X, Y, Z), not negative; below a twentieth of its largest value it is left out.
+    affine : (4, 4) mm, optional; marks R and L.
+    brain : (X, Y, Z) bool, optional; what to zoom to.
+    most : slices.
+    name : of the map, with its unit; written at its colours.
+    """
+    shown = np.sort(np.argsort(heat.sum(axis=(0, 1)))[::-1][:most])
+    window = None if brain is None else brain.any(axis=2)
+    titles = [f"Slice {z + 1}" for z in shown]
+    figure = _slices(titles, [background[..., z] for z in shown], affine, window)
+    largest = float(heat.max())
+    seen = np.where(heat > FAINT * largest, heat, np.nan)
+    part = None if window is None else drawing.window_of(window)
+    hover = f"x %{{x}}, y %{{y}}: %{{z:.3g}}<extra>{name}</extra>"
+    options = {"coloraxis": "coloraxis2", "opacity": 0.7, "hoverongaps": False, "hovertemplate": hover}
+    for i, z in enumerate(shown):
+        drawing.add_image(figure, seen[..., z], *_place(i), affine=affine, window=part, **options)
+    bar = {"title": {"text": name}, "thickness": 12, "outlinewidth": 0, "x": 1.1}
+    colours = {"colorscale": "viridis", "cmin": 0, "cmax": largest or 1.0, "colorbar": bar}
+    return figure.update_layout(coloraxis2=colours)
 
 
 def _title(name, voxels, z):

@@ -13,7 +13,7 @@ LAYERS = [
     " resample resampling scoretables archives notebookparameters privatekernel resources"
     " timing dicomheaders tensors",
     "case clock curves masks operators readout corerule metrics annotations picktables bootstrap"
-    " volumes patients sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
+    " volumes patients unseen sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes",
     "deconvolution tissuesample batchrecord batchchild scans isles24 bids scantable downloads motionscreen"
     " arteries dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power volumenoise",
@@ -22,11 +22,11 @@ LAYERS = [
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
     "samples oracle estimators islesindex suggestions scanresult derivatives uncertainty perturbations",
-    "trainsettings casefiles metamorphic arms single departures ceilingfigures figures explorer pickerview wording placement"
+    "trainsettings saliency casefiles metamorphic arms single departures ceilingfigures figures explorer pickerview wording placement"
     " raterviews datacheck coverage",
     "foldtraining aifeffect batchplan ceiling cohortaccuracy estimatorlab evaluation studyfigures casepages reporttables",
-    "training accuracy picker batch report raters methods published robustness",
-    "study bench doctor session pickapp",
+    "training trainbench ceilingslices accuracy picker batch report raters methods published robustness",
+    "study learnedstudy bench doctor session pickapp",
     "batchcli aifcli datacli",
     "cli",
     "__main__",
@@ -34,7 +34,7 @@ LAYERS = [
 LAYER = {module: level for level, row in enumerate(LAYERS) for module in row.split()}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 WITH_TENSORS = set(  # may import Keras when they are imported
-    "tensors layers losses heads network samples trainsettings foldtraining training augment oracle ceiling"
+    "tensors layers losses heads network samples trainsettings foldtraining training saliency augment oracle ceiling"
     " __main__".split()
 )
 
