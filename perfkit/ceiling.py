@@ -78,11 +78,11 @@ def ceiling(
     """
     if matrix not in MATRICES:
         raise ValueError(f"matrix must be one of {', '.join(MATRICES)}: {matrix!r} came.")
-    scans, left_out = _with_core(prepared)
+    scans, left_out = with_core(prepared)
     if not scans:
         raise ValueError(f"A ceiling needs a scan with a core: of {len(prepared)} scans none has one.")
     n_frames = max(seconds(scan) for scan in scans.values())
-    oracle, sample = oracle_for(n_frames, matrix), _sample_size(scans)
+    oracle, sample = oracle_for(n_frames, matrix), sample_size(scans)
     rows, aifs, choices = [], {}, []
     for case, scan in scans.items():
         target = make_target(scan, n_frames, seed=seed, voxels=sample)
@@ -123,7 +123,8 @@ def best_threshold(core, rcbf) -> tuple[float, float]:
     return float(cut), float(scores[k])
 
 
-def _with_core(prepared):
+def with_core(prepared: dict) -> tuple[dict, dict]:
+    """Part scans to optimise on from those that cannot be; the latter with the reason."""
     scans, left_out = {}, {}
     for case, scan in prepared.items():
         inside = 0 if scan.core is None else np.count_nonzero(scan.core & scan.brain)
@@ -136,7 +137,8 @@ def _with_core(prepared):
     return scans, left_out
 
 
-def _sample_size(scans):
+def sample_size(scans: dict) -> int:
+    """Count the voxels to draw: one number for all scans, so that one graph serves them."""
     return min(VOXELS, max(np.count_nonzero(scan.brain) for scan in scans.values()))
 
 

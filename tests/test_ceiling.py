@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from perfkit import nifti, paper
 from perfkit.ceiling import best_threshold, ceiling
 from perfkit.ceilingfigures import FREE, ceiling_figure, shares
+from perfkit.ceilingslices import across_slices
 from perfkit.metrics import dice, roc_auc
 from perfkit.oracle import Setting, make_target, oracle_for
 from perfkit.preprocessing import Prepared
@@ -277,3 +279,29 @@ def test_the_figure_shows_every_mean(small):
     heights = dict(zip(figure.layout.yaxis.ticktext, figure.layout.yaxis.tickvals, strict=True))
     assert means["Best for the scan"].y[0] == heights["AIF"]
     assert ceiling_figure(small.scores.iloc[:0]).layout.annotations[0].text == "No ceiling to show"
+
+
+def test_what_fits_the_noise_of_a_label_is_not_carried_to_other_slices():
+    """A label drawn at random in uniform tissue can be fitted a little, and tells nothing of other slices."""
+    one = scan(noise=3.0)
+    rng = np.random.default_rng(1)
+    uniform = tissue(bolus(7), 50, 4.0) + rng.normal(0, 3.0, (*one.brain.shape, N))
+    label = one.brain & (rng.random(one.brain.shape) < 0.3)
+    noise = replace(one, concentration=(uniform * one.brain[..., None]).astype(np.float32), core=label)
+    rows = across_slices({"scan_0": noise}, steps=40).set_index("freedom")
+    gain = rows["roc_auc_fitted"] - rows["roc_auc_fitted"]["brain_mean"]
+    carried = rows["roc_auc_held"] - rows["roc_auc_held"]["brain_mean"]
+    assert gain["ranking"] > 0.02 > carried["ranking"]
+    assert abs(rows["roc_auc_held"]["ranking"] - 0.5) < 0.05
+
+
+def test_what_is_true_is_carried_to_other_slices():
+    rows = across_slices({"scan_0": scan(noise=0.3, flows=(50, 15))}, steps=40).set_index("freedom")
+    assert rows["dice_held"]["brain_mean"] < 0.5
+    assert rows["dice_held"]["aif"] > 0.9 and rows["dice_held"]["threshold"] > 0.9
+
+
+def test_a_scan_whose_core_lies_in_every_second_slice_cannot_be_halved():
+    one = scan()
+    core = one.core & (np.indices(one.core.shape)[2] == 0)
+    assert not len(across_slices({"scan_0": replace(one, core=core)}, steps=1))

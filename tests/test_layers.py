@@ -35,7 +35,7 @@ LAYER = {module: level for level, row in enumerate(LAYERS) for module in row.spl
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 WITH_TENSORS = set(  # may import Keras when they are imported
     "tensors layers losses heads network samples trainsettings foldtraining training saliency augment oracle ceiling"
-    " __main__".split()
+    " ceilingslices __main__".split()
 )
 
 
