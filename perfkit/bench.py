@@ -15,7 +15,7 @@ import numpy as np
 from perfkit import paper
 
 SHAPE = (256, 256, 8, 60)  # the size the paper's figures are compared at
-PARTS = ("all", "maps", "pipeline", "training", "start", "aif", "departures", "accuracy", "conformal")
+PARTS = ("all", "maps", "pipeline", "train", "start", "aif", "departures", "accuracy", "conformal")
 
 
 def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
@@ -47,7 +47,7 @@ def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
         return measure(say)
     say(f"Series of {'×'.join(map(str, SHAPE))}, float32; median of {repeats}")
     found: dict = {}
-    parts = {"maps": _maps, "pipeline": _pipeline, "training": _training, "start": _start, "aif": _aif}
+    parts = {"maps": _maps, "pipeline": _pipeline, "train": _train, "start": _start, "aif": _aif}
     for name, part in parts.items():
         if what in ("all", name):
             found |= part(repeats, say)
@@ -127,28 +127,10 @@ def _core(prepared, aif):
     return core_mask(relative_cbf(maps.cbf, prepared.reference_tissue), prepared.brain)
 
 
-def _training(repeats, say):
-    import keras
+def _train(repeats, say):
+    from perfkit.trainbench import measure
 
-    from perfkit.augment import Augmentation
-    from perfkit.network import deconvolution_model, network_view, soft_dice_loss
-
-    series = _series()[None]
-    rng = np.random.default_rng(0)
-    core = (rng.random(series.shape[:-1]) < 0.05).astype(np.float32)
-    model = deconvolution_model()
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss=soft_dice_loss, jit_compile=False)
-    everywhere = np.ones(series.shape[:-1], np.float32)
-    inputs = {"series": series, "brain": everywhere, "reference_tissue": everywhere}
-    view = network_view(series)[0]
-    model.train_on_batch(inputs, core)
-    times = _interleaved(
-        repeats,
-        step=lambda: model.train_on_batch(inputs, core),
-        augment=lambda: Augmentation()(view, rng),
-    )
-    say(f"one training step, every voxel: {times['step']:.2f} s; augmentation {times['augment']:.2f} s")
-    return {"step_s": times["step"], "augment_s": times["augment"]}
+    return measure(_series(), repeats, say)
 
 
 def _start(repeats, say):

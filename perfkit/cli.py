@@ -302,14 +302,14 @@ def report(
 def bench(
     what: Annotated[
         str,
-        typer.Argument(help="all, maps, pipeline, training, start, aif; or departures, accuracy, conformal."),
+        typer.Argument(help="all, maps, pipeline, train, start, aif; or departures, accuracy, conformal."),
     ] = "all",
     repeats: Annotated[int, typer.Option(help="Repetitions; the median counts.", min=1)] = 5,
 ):
     """Measure speed at 256×256×8×60, as ratios to the bare matrix product in the same run.
 
     maps: all voxels to maps; pipeline: from a file to the core, step by step;
-    training: one step; start: import and opening 94 scans; aif: the automatic
+    train: one step, its data and the wait for them; start: import and opening 94 scans; aif: the automatic
     methods. Needs a quiet machine. The others measure no time. departures: what
     each departure from the paper does; accuracy: how true each estimator's maps
     are; conformal: how often intervals for volumes hold (1,600 phantom patients).

@@ -174,7 +174,9 @@ class FoldTraining:
         settings = self.settings
         rng = np.random.default_rng([settings.seed, self.fold, epoch])
         for i in rng.permutation(len(self.training)):
-            yield self.training[i], *augmented(self.training[i], settings.augmentation, rng, settings.voxels)
+            sample = self.training[i]
+            options = {"n_voxels": settings.voxels, "view": not self.model.pools}
+            yield sample, *augmented(sample, settings.augmentation, rng, **options)
 
     def _epoch(self):
         losses = [self.step(*one) for one in ahead(self.steps(len(self.history)))]
@@ -190,7 +192,9 @@ class FoldTraining:
         self.learner.reset_metrics()
         try:
             loss = float(self.learner.train_on_batch(inputs, core))
-        except Exception as error:  # a Cholesky factor meets the NaN first, and each backend says so differently
+        except (
+            Exception
+        ) as error:  # a Cholesky factor meets the NaN first, and each backend says so differently
             if "nan" not in str(error).lower():
                 raise
             loss = float("nan")

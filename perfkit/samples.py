@@ -123,7 +123,7 @@ def inputs_of(sample: Sample, *, view=None, undo=None, voxels=None) -> dict:
 
 
 def augmented(
-    sample: Sample, augmentation: Augmentation, rng, n_voxels: int = N_VOXELS
+    sample: Sample, augmentation: Augmentation, rng, n_voxels: int = N_VOXELS, view: bool = True
 ) -> tuple[dict, np.ndarray]:
     """Draw voxels and a change of the view at random.
 
@@ -132,20 +132,26 @@ def augmented(
     sample, augmentation : of the scan, of the training
     rng : numpy.random.Generator
     n_voxels : at most; some core and some reference tissue are always among them
+    view : change the view; a head that pools voxels looks at none, and is blind to place, shift and contrast
 
     Returns
     -------
     inputs : dict, as ``inputs_of``;  core : (1, n)
     """
     rows = _drawn(sample, rng, n_voxels)
-    view, undo = augmentation(sample.view, rng)
-    return inputs_of(sample, view=view, undo=undo, voxels=rows), sample.core[None, rows]
+    if view:
+        changed, undo = augmentation(sample.view, rng)
+        inputs = inputs_of(sample, view=changed, undo=undo, voxels=rows)
+    else:
+        inputs = inputs_of(sample, voxels=rows)
+        del inputs["view"], inputs["home"]
+    return inputs, sample.core[None, rows]
 
 
 def _drawn(sample, rng, n):
     if len(sample.core) <= n:
         return np.arange(len(sample.core))
-    rows = rng.choice(len(sample.core), n, replace=False)
+    rows = rng.choice(len(sample.core), n, replace=False, shuffle=False)
     for kind in (sample.core, sample.reference_tissue):
         if kind.any() and not kind[rows].any():  # a core of a few voxels: one of them comes in any case
             rows[rng.integers(n)] = rng.choice(np.flatnonzero(kind))

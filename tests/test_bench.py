@@ -41,9 +41,12 @@ def test_pipeline(small, monkeypatch):
     assert any("1.15 s on a K80" in line for line in lines)
 
 
-def test_training(small):
-    found, lines = ran("training")
-    assert set(found) == {"step_s", "augment_s"} and len(lines) == 2
+def test_train(small):
+    found, lines = ran("train")
+    assert set(found) == {
+        f"{head}_{what}" for head in ("cnn", "pool") for what in ("data_s", "step_s", "idle")
+    }
+    assert all(0 <= found[f"{head}_idle"] <= 1 for head in ("cnn", "pool")) and len(lines) == 3
 
 
 def test_aif(small, monkeypatch):
@@ -67,7 +70,7 @@ def test_start(small, tiny_cohort, monkeypatch):
 
 
 def test_an_unknown_part_is_refused():
-    with pytest.raises(ValueError, match=r"bench knows all, maps, pipeline, training, start.*'nothing' came"):
+    with pytest.raises(ValueError, match=r"bench knows all, maps, pipeline, train, start.*'nothing' came"):
         bench.run("nothing")
 
 

@@ -126,7 +126,7 @@ WRONG = {
     "study --cohort {tiny} --folds 99 --out run": "99",
     "study --preset slow": "'slow' came",
     "study --size huge": "'huge' came",
-    "bench nothing": "maps, pipeline, training",
+    "bench nothing": "maps, pipeline, train",
 }
 
 
