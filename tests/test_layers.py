@@ -21,7 +21,7 @@ LAYERS = [
     "conformal executors heads scanchecks gammaclusters hierarchy inputfunction mapreader dicomscans",
     "datasets phantom kudo augment network maps aif comparison preprocessing lesson views curvefigures"
     " batchdriver aiffigures volumefigures",
-    "samples oracle estimators islesindex suggestions scanresult derivatives uncertainty perturbations",
+    "samples livetraining oracle estimators islesindex suggestions scanresult derivatives uncertainty perturbations",
     "trainsettings saliency casefiles metamorphic arms single departures ceilingfigures figures explorer pickerview wording placement"
     " raterviews datacheck coverage",
     "foldtraining aifeffect batchplan ceiling cohortaccuracy estimatorlab evaluation studyfigures casepages reporttables",
