@@ -18,12 +18,14 @@ import numpy as np
 
 # Okabe & Ito 2008: told apart with any colour vision; dashes and symbols repeat it for print.
 ARM_COLOURS = {"expert": "#0072B2", "automatic": "#E69F00", "cnn": "#009E73", "brain_mean": "#CC79A7"}
+ARM_COLOURS |= {"pool": "#8C510A"}
 ARM_COLOURS |= {"straka": "#E69F00", "mouridsen": "#56B4E9", "murase": "#D55E00"}  # Straka's rule: automatic
 ARM_COLOURS |= {"peruzzo": "#882255", "shi": "#332288", "rausch": "#999933", "truth": "#111827"}
 ARM_LABELS = {
     "expert": "Expert AIF",
     "automatic": "Automatic AIF",
     "cnn": "CNN AIF",
+    "pool": "Pooled AIF",
     "brain_mean": "Mean brain curve",
     "straka": "Straka 2010",
     "mouridsen": "Mouridsen 2006",
@@ -34,9 +36,11 @@ ARM_LABELS = {
     "truth": "True AIF",
 }
 ARM_DASHES = {"expert": "solid", "automatic": "dash", "cnn": "solid", "brain_mean": "dot"}
+ARM_DASHES |= {"pool": "longdashdot"}
 ARM_DASHES |= {"straka": "dash", "mouridsen": "dash", "murase": "dashdot", "peruzzo": "dashdot"}
 ARM_DASHES |= {"shi": "longdash", "rausch": "longdash", "truth": "solid"}
 ARM_SYMBOLS = {"expert": "circle", "automatic": "diamond", "cnn": "square", "brain_mean": "cross"}
+ARM_SYMBOLS |= {"pool": "hexagram"}
 ARM_SYMBOLS |= {"straka": "diamond", "mouridsen": "triangle-up", "murase": "triangle-down"}
 ARM_SYMBOLS |= {"peruzzo": "pentagon", "shi": "star", "rausch": "hexagon", "truth": "x"}
 TRUTH_COLOUR, PREDICTED_COLOUR, QUIET_COLOUR = "#FFFFFF", "#D55E00", "#6B7280"

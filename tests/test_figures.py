@@ -61,7 +61,7 @@ def test_colours_of_arms_differ_and_are_the_okabe_ito_ones():
     okabe_ito = {"#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"}
     colours = {arm: drawing.ARM_COLOURS[arm] for arm in ARMS}
     assert len(set(colours.values())) == 4 and set(colours.values()) <= okabe_ito
-    assert set(drawing.ARM_LABELS) == set(drawing.ARM_COLOURS) == {*ARMS, *METHODS, "truth"}
+    assert set(drawing.ARM_LABELS) == set(drawing.ARM_COLOURS) == {*ARMS, *METHODS, "pool", "truth"}
     assert drawing.ARM_COLOURS["straka"] == drawing.ARM_COLOURS["automatic"]  # the same rule
     without_straka = [drawing.ARM_COLOURS[name] for name in drawing.ARM_COLOURS if name != "straka"]
     assert len(set(without_straka)) == len(without_straka)
@@ -264,8 +264,13 @@ def test_training_history_draws_folds_and_their_mean():
     loss = [trace for trace in figure.data if trace.name == "training" and trace.xaxis == "x"]
     np.testing.assert_allclose(loss[-1].y, [2, 3])  # mean over folds
     assert len(figure.data) == 2 * 2 * 3
-    assert notes(figure) == ["Soft Dice loss", "Dice"]
+    assert notes(figure) == ["Loss", "Dice"]
     assert titles(figure) == {"Epoch"}
+    assert {trace.name for trace in figure.data} == {"training", "validation"}
+    for watched, name in ((["held out"] * 4, "held out"), (["a", "a", "b", "b"], "a or b")):
+        told = figures.training_history(history.assign(watched=watched))
+        assert len(told.data) == len(figure.data)
+        assert {trace.name for trace in told.data} == {"training", name}
 
 
 def test_series_player_stands_without_a_kernel_and_stays_small():
