@@ -158,7 +158,7 @@ class Oracle:
         inputs = target.inputs | {name: ops.convert_to_tensor(v, "float32") for name, v in given.items()}
         best, least = start, np.inf
         for _ in range(steps + 1 if free else 1):
-            here = self._setting(start)
+            here = self._setting(start, target.valid)
             self.model.reset_metrics()
             loss = float(self.model.train_on_batch(inputs, np.zeros(1, np.float32)))
             if not np.isfinite(loss):
@@ -181,11 +181,11 @@ class Oracle:
         for variable, value in zip(self.model.optimizer.variables, self.fresh, strict=True):
             variable.assign(value)
 
-    def _setting(self, start):
+    def _setting(self, start, valid):
         shift, threshold, log_lambda = (ops.convert_to_numpy(v) for v in self.model.trainable_variables)
         return replace(
             start,
-            aif=start.aif + shift @ self.model.smoothing,
+            aif=(start.aif + shift @ self.model.smoothing) * valid,
             threshold=float(threshold),
             lambda_rel=float(np.exp(log_lambda)),
         )

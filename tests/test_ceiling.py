@@ -154,6 +154,16 @@ def test_a_padded_scan_gives_what_it_gives_alone():
     assert settings[0][0].threshold == pytest.approx(settings[1][0].threshold, abs=0.01)
 
 
+@pytest.mark.parametrize("matrix", ["volterra", "circulant"])
+def test_what_is_kept_scores_as_it_was_optimised(matrix):
+    """Also where a scan ends before the longest: the loss follows by hand from the map of its voxels."""
+    target, oracle = make_target(scan(), N + 9, voxels=BRAIN + 90), oracle_for(N + 9, matrix)
+    found, loss = oracle.descend(target, start(target), FREE, steps=15)
+    p = 1 / (1 + np.exp((oracle.rcbf(target, found) - found.threshold) / 0.05))
+    assert loss == pytest.approx(1 - 2 * p[target.core].sum() / (p.sum() + target.core.sum()), abs=1e-3)
+    assert not found.aif[N:].any()
+
+
 def test_a_scan_of_two_seconds_a_frame_is_read_between_its_frames():
     slow, fast = (make_target(scan(noise=0.0, dt=dt), N) for dt in (2, 1))
     assert slow.valid.sum() == N - 1
