@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from perfkit import livetraining
 from perfkit.datasets import open_cohort
 from perfkit.foldtraining import FoldTraining, best_weights
 from perfkit.network import deconvolution_model
@@ -45,7 +47,8 @@ class CrossValidation:
     Attributes
     ----------
     aifs : dict from case id to the AIF (T,) of the fold that did not see its patient
-    history : DataFrame, fold, epoch, loss, val_loss, val_dice, val_auc
+    history : DataFrame, fold, epoch, loss, val_loss, val_dice, val_auc, watched ("validation", which decides
+        when to stop, or, where patients are too few for one, "held out", which decides nothing)
     folds : dict from case id to the number of its fold
     notes : sentences on what was left out and why
     """
@@ -116,7 +119,9 @@ def cross_validate(
             number,
             [samples[i] for i in aside],
         )
-        rows += fold.run([samples[i] for i in test if i in samples], tell, live)
+        watched = "validation" if aside else "held out"
+        found = fold.run([samples[i] for i in test if i in samples], tell, live)
+        rows += [{**row, "watched": watched} for row in found]
         if fold.silent:
             words = "has no core: neither soft Dice nor ranking learns from it"
             notes.append(f"Fold {number}: {len(fold.silent)} training scans each {words}. Add cross_entropy.")
@@ -193,6 +198,7 @@ def train_cohort(
     progress=True,
     only=None,
     live=None,
+    board=None,
     **settings,
 ) -> CrossValidation:
     """Open a cohort, prepare its scans and cross-validate, with a progress bar.
@@ -207,7 +213,8 @@ def train_cohort(
         folder's ``prepared``, so a second start reads no series
     progress : show the bar
     only : number of the one fold to train; default: all
-    live : as for ``FoldTraining.run``
+    live : ``livetraining.LiveTraining``, told and drawn after each epoch
+    board : folder for TensorBoard's scalars, where that is installed; default: none
     settings : changes of ``Settings.preset``: loss, head, matrix, epochs, learn, seed, …
 
     Returns
@@ -225,8 +232,18 @@ def train_cohort(
         for case, reason in found.failures.items():
             print(f"left out: {case}: {reason}")
     numbers = range(len(splits)) if only is None else [only]
-    with Progress(settings.epochs * len(numbers), progress) as bar:
-        result = cross_validate(prepared, splits, folder, settings, bar.tell, live, numbers)
+    bar = Progress(settings.epochs * len(numbers), progress)
+    told = [one for one in (bar, live, livetraining.board(board) if board else None) if one is not None]
+    with ExitStack() as stack:
+        for one in told:
+            stack.enter_context(one)
+
+        def tell(row):
+            for one in told:
+                one.tell(row)
+
+        draw = None if live is None else live.draw
+        result = cross_validate(prepared, splits, folder, settings, tell, draw, numbers)
     for note in result.notes:
         print(note)
     return result

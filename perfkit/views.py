@@ -147,24 +147,29 @@ def slice_mosaic(volume, *, affine=None, columns=None, limits=None, unit="HU", c
     )
 
 
+_NO_METRICS = ("fold", "epoch", "lr", "learning_rate", "seconds", "watched")
+
+
 def training_history(history):
     """Draw loss and metrics over epochs, each fold thin and the mean over folds thick.
 
     Parameters
     ----------
-    history : DataFrame with ``fold, epoch`` and columns like ``loss, val_loss, dice, val_dice``.
+    history : DataFrame with ``fold, epoch`` and columns like ``loss, val_loss, dice, val_dice``; ``watched``
+        says of whom the ``val_`` columns are: "validation" by default.
     """
     import plotly.graph_objects as go
 
-    names = [c for c in history.columns if c not in ("fold", "epoch", "lr", "learning_rate", "seconds")]
+    names = [c for c in history.columns if c not in _NO_METRICS]
     metrics = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    labels = {"loss": "Soft Dice loss", "dice": "Dice", "roc_auc": "ROC AUC", "auc": "ROC AUC"}
+    watched = " or ".join(dict.fromkeys(history["watched"])) if "watched" in history else "validation"
+    labels = {"loss": "Loss", "dice": "Dice", "roc_auc": "ROC AUC", "auc": "ROC AUC"}
     titles = [labels.get(metric, metric) for metric in metrics]
     figure = panels(1, max(1, len(metrics)), subplot_titles=titles, horizontal_spacing=0.07)
     for j, metric in enumerate(metrics, start=1):
         for name, label, colour in [
             (metric, "training", QUIET_COLOUR),
-            (f"val_{metric}", "validation", "#111827"),
+            (f"val_{metric}", watched, "#111827"),
         ]:
             if name not in history:
                 continue
