@@ -22,6 +22,7 @@ from perfkit.arrays import like, matmul, namespace
 FAMILIES = ("exponential", "gamma-2", "linear")
 MTT_GRID = np.geomspace(1.2, 48, 84)  # s; 4.5 % a step, from below healthy grey matter to beyond a core
 DELAYS = np.linspace(-5.0, 20.0, 11)  # s behind the AIF; our choice: collaterals come up to 15 s later
+LAGS = np.linspace(-5.0, 27.5, 14)  # s of k's peak, which regularisation puts 2-7 s after the delay
 PRIOR = (7.0, 0.4)  # s and its spread in log; our choice: grey matter at 4 s and a core at 12 s, ±1.4 sd
 RESOLUTION = 0.02  # our choice: half a grid step, below which apparent transit times are not told apart
 APPARENT = np.linspace(-3.0, 5.4, 112)  # asinh of the apparent MTT over 2 s: -20 to 220 s; noise goes below 0
@@ -123,8 +124,8 @@ class Calibration:
             self._posterior(apparent[:, j], [v[:, j] for v in variance], log_peak[:, j], shift[:, j])
             for j in range(len(DELAYS))
         ]
-        self._table = xp.stack(columns, axis=0)  # (delay, noise, apparent, value)
-        self._flat = xp.reshape(self._table, (-1, 3))
+        of_delays = xp.reshape(xp.stack(columns, axis=0), (-1, 3))  # (delay · noise · apparent, value)
+        self._flat = self._of_lags(of_delays, peak)
 
     def _const(self, values, reference):
         return np.asarray(values, reference.dtype) if self._xp is np else like(self._xp, values, reference)
@@ -143,6 +144,27 @@ class Calibration:
         weight = weight / xp.sum(weight, axis=-1, keepdims=True)
         log_mtt = self._const(np.log(MTT_GRID), apparent)
         return xp.stack([xp.sum(weight * value, axis=-1) for value in (log_mtt, log_peak, shift)], axis=-1)
+
+    def _of_lags(self, of_delays, reference):
+        """Turn the table by delay, which a voxel does not show, into one by the lag of its peak.
+
+        The delay is the lag less the shift, and the shift depends on the delay: three rounds settle that,
+        once for the nodes of the table and not for every voxel.
+        """
+        xp, (n, width) = self._xp, (len(NOISE), len(APPARENT))
+        lag, i, k = (x.ravel() for x in np.meshgrid(LAGS, np.arange(n), np.arange(width), indexing="ij"))
+        at = i * width + k
+
+        def rows(j):
+            return xp.take(of_delays, j * (n * width) + at, axis=0)
+
+        lag, step = self._const(lag, reference), float(DELAYS[1] - DELAYS[0])
+        at = at.astype(np.intp) if xp is np else xp.convert_to_tensor(at.astype(np.int32))
+        found = rows(int(np.argmin(np.abs(DELAYS))))
+        for _ in range(3):
+            j, w = _place(xp, (lag - found[:, 2] - float(DELAYS[0])) / step, len(DELAYS))
+            found = (1 - w) * rows(j) + w * rows(j + 1)
+        return found
 
     def __call__(self, peak, lag, area, noise) -> dict:
         """Calibrate voxels.
@@ -163,12 +185,8 @@ class Calibration:
         floor = self._const(float(NOISE[0]), peak)
         v = xp.log(xp.maximum(noise * self._unit / safe, floor) / floor) / float(np.log(NOISE[1] / NOISE[0]))
         (i, s), (k, t) = _place(xp, v, len(NOISE)), _place(xp, u, len(APPARENT))
-        middle = int(np.argmin(np.abs(DELAYS)))
-        found = self._plane(middle + xp.zeros_like(i), i, s, k, t)
-        for _ in range(2):
-            delay = lag - found[..., 2]
-            j, w = _place(xp, (delay - float(DELAYS[0])) / float(DELAYS[1] - DELAYS[0]), len(DELAYS))
-            found = (1 - w) * self._plane(j, i, s, k, t) + w * self._plane(j + 1, i, s, k, t)
+        j, w = _place(xp, (lag - float(LAGS[0])) / float(LAGS[1] - LAGS[0]), len(LAGS))
+        found = (1 - w) * self._plane(j, i, s, k, t) + w * self._plane(j + 1, i, s, k, t)
         nothing = xp.zeros_like(peak)
         values = {
             "flow": peak * xp.exp(-found[..., 1]),
@@ -178,7 +196,7 @@ class Calibration:
         return {name: xp.where(seen, value, nothing) for name, value in values.items()}
 
     def _plane(self, j, i, s, k, t):
-        """Read the table of one delay between its nodes of noise and apparent transit time."""
+        """Read the table of one lag between its nodes of noise and apparent transit time."""
         xp, width = self._xp, len(APPARENT)
         at = (j * len(NOISE) + i) * width + k
 

@@ -36,12 +36,13 @@ def peak_parabola(curves):
     """
     xp, n = namespace(curves), curves.shape[-1]
     if xp is np:
-        flat = curves.reshape(-1, n)
+        flat = np.ascontiguousarray(curves).reshape(-1, n)
+        values = flat.reshape(-1)
         at = flat.argmax(-1)
         inside = np.clip(at, 1, n - 2)
         start = np.arange(len(flat)) * n + inside
-        before, here, after = (flat.ravel().take(start + step) for step in (-1, 0, 1))
-        peak = flat.ravel().take(start - inside + at)
+        before, here, after = (values.take(start + step) for step in (-1, 0, 1))
+        peak = values.take(start - inside + at)
         shape = curves.shape[:-1]
         before, here, after, peak, at, inside = (
             x.reshape(shape)
