@@ -333,9 +333,11 @@ def facts_02(metrics, cohort):
 
 def facts_03(metrics, cohort):
     assert metrics["scans"] == 6 and metrics["folds"] == 2 and metrics["epochs"] == 8
-    assert metrics["loss_last"] < metrics["loss_first"] < 1
-    assert 0.5 < metrics["held_out"]["auc"] <= 1 and 0 <= metrics["held_out"]["dice"] < 1
-    assert metrics["failures"] == {}
+    assert metrics["arm"] == "cnn" and metrics["loss"] == "paper"
+    first, last = metrics["training_loss"]
+    assert last < first < 1
+    assert 0.5 < metrics["watched"]["auc"] <= 1 and 0 <= metrics["watched"]["dice"] < 1
+    assert metrics["failures"] == {} and metrics["notes"] == []
 
 
 def facts_04(metrics, cohort):
