@@ -21,6 +21,7 @@ from perfkit.tensors import keras, ops
 from perfkit.trainsettings import Settings, make_optimizer
 
 AHEAD = 4  # steps prepared ahead; our choice: more only holds memory
+SMOOTHED = 5  # epochs; our choice: a handful of validation scans moves by more in one step than in ten
 WATCHED_VOXELS = 20_000  # of a scan that is only watched; our choice: their AUC is that of all to 1e-3
 
 
@@ -59,6 +60,8 @@ def ahead(items: Iterable, depth: int = AHEAD):
         try:
             for item in items:
                 put((item, None))
+                if stopped.is_set():
+                    return
             put((None, StopIteration()))
         except BaseException as error:
             put((None, error))
@@ -131,10 +134,12 @@ class FoldTraining:
 
     @property
     def best_epoch(self) -> int:
-        """Epoch of the lowest validation loss, from 1; without validation the last."""
+        """Epoch of the lowest (smoothed) validation loss, from 1; without validation the last."""
         if not self.validation:
             return len(self.history)
-        return 1 + int(np.nanargmin([row["val_loss"] for row in self.history]))
+        losses = [row["val_loss"] for row in self.history]
+        smooth = [np.mean(losses[max(0, i + 1 - SMOOTHED) : i + 1]) for i in range(len(losses))]
+        return 1 + int(np.nanargmin(smooth))
 
     def run(
         self, held_out: Iterable[Sample] = (), tell: Callable | None = None, live: Callable | None = None
