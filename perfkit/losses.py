@@ -237,7 +237,7 @@ class Objective:
     """
 
     dice: float = 1.0
-    ranking: float = 5.0
+    ranking: float = 4.0
     cross_entropy: float = 0.0
     volume: float = 0.0
     tmax: float = 0.0
@@ -280,7 +280,7 @@ def _healthy(inputs):
     return total / nonzero(ops, ops.sum(weight, axis=-1, keepdims=True))
 
 
-# our choice: with five parts of ranking neither AUC nor Dice is bought with the other (docs/learned-aif.md)
+# our choice: with four parts of ranking neither AUC nor Dice is bought with the other (docs/learned-aif.md)
 OBJECTIVES = {
     "paper": Objective(ranking=0.0),
     "ranking": Objective(),

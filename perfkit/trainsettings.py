@@ -34,7 +34,8 @@ class Settings:
     vof : propose a venous output function too
     voxels : of a scan in one step, drawn anew each time
     validation : share of the training patients that decide when to stop; 0: none
-    patience : epochs without a better validation loss before training stops; its best weights are kept
+    patience : epochs without a better validation loss before training stops; its best weights are kept.
+        The loss is averaged over ``foldtraining.SMOOTHED`` epochs, since few scans are watched
     precision : dtype policy of the CNN's convolutions; the deconvolution stays in single precision
     seed : of weights, order, dropout, voxels, augmentation and the validation patients
     """
@@ -53,7 +54,7 @@ class Settings:
     learn: tuple[str, ...] = ()
     vof: bool = False
     voxels: int = N_VOXELS
-    validation: float = 0.15
+    validation: float = 0.2
     patience: int = 30
     precision: str = "float32"
     seed: int = 0
@@ -104,8 +105,8 @@ OF_HEAD = {
     "cnn": {},
     "pool": {"learning_rate": 0.3, "weight_decay": 0.0, "objective": OBJECTIVES["physical"]},
 }
-# our choice: quick fits the study into ten minutes on two cores; full is six times as long
-PRESETS = {"tiny": Settings(epochs=2), "quick": Settings(epochs=24), "full": Settings(epochs=150)}
+# our choice: quick fits the study into ten minutes on two cores; after full nothing is gained any more
+PRESETS = {"tiny": Settings(epochs=2), "quick": Settings(epochs=24), "full": Settings(epochs=60)}
 
 
 def make_optimizer(settings: Settings, n_steps: int):

@@ -4,22 +4,32 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from perfkit import tables
+from perfkit import livetraining, tables, training
+from perfkit.datasets import open_cohort
+from perfkit.foldtraining import ahead
+from perfkit.losses import Objective
 from perfkit.network import aif_network
-from perfkit.preprocessing import Prepared
+from perfkit.preprocessing import Prepared, prepare_cohort
+from perfkit.samples import inputs_of
 from perfkit.training import (
     PRESETS,
     FoldTraining,
     Settings,
     cross_validate,
+    inner_split,
+    load_folds,
     make_sample,
     predict_aif,
+    predict_cohort,
     train_cohort,
 )
 
@@ -68,6 +78,14 @@ def fold(folder, **changes):
 
 def weights_of(training):
     return [np.asarray(v.numpy()) for v in training.model.variables]
+
+
+def all_equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def without_core(prepared):
+    return replace(prepared, core=np.zeros_like(prepared.core))
 
 
 def test_a_sample_gathers_the_brain_and_pads_with_zeros():
@@ -193,10 +211,196 @@ def test_unknown_presets_are_refused():
     assert Settings.preset("quick", epochs=3).epochs == 3
 
 
+def test_early_stopping_keeps_the_best_weights(tmp_path, monkeypatch):
+    script = iter([0.5, 0.1, 0.6, 0.7])  # averaged over the epochs so far: .5, .3, .4, .475
+
+    def watch(self, samples):
+        assert [s.id for s in samples] == ["scan_2", "scan_3"]  # the validation, not what is held out
+        return {"val_loss": next(script), "val_dice": 0.5, "val_auc": 0.5}
+
+    monkeypatch.setattr(FoldTraining, "watch", watch)
+    samples = [make_sample(s) for s in SCANS.values()]
+
+    def start():
+        return FoldTraining(tmp_path, Settings(epochs=9, patience=2), samples[:2], 0, samples[2:])
+
+    stopped, seen = start(), []
+    stopped.run(samples[:1], tell=lambda row: seen.append(stopped.model.get_weights()))
+    assert [row["epoch"] for row in stopped.history] == [1, 2, 3, 4] and stopped.best_epoch == 2
+    kept = stopped.model.get_weights()
+    assert all_equal(kept, seen[1]) and not all_equal(kept, seen[3])
+    again = start()
+    again.run()  # the script is used up: another epoch would fail
+    assert len(again.history) == 4 and all_equal(again.model.get_weights(), kept)
+
+
+def test_the_inner_validation_keeps_patients_apart():
+    patients = {f"scan_{i}": f"patient_{i // 2}" for i in range(60)}
+    inner, aside = inner_split(list(patients), patients, 0.2, seed=3)
+    assert sorted(inner + aside) == sorted(patients) and not set(inner) & set(aside)
+    whom = [{patients[i] for i in part} for part in (inner, aside)]
+    assert not whom[0] & whom[1] and len(whom[1]) == 6
+    assert (inner, aside) == inner_split(list(patients), patients, 0.2, seed=3)
+    assert aside != inner_split(list(patients), patients, 0.2, seed=4)[1]
+
+
+@pytest.mark.parametrize(("n", "share"), [(60, 0.0), (60, 0.1), (14, 0.2)])
+def test_too_few_patients_for_a_validation_all_train(n, share):
+    patients = {f"scan_{i}": f"patient_{i // 2}" for i in range(n)}
+    assert inner_split(list(patients), patients, share, seed=0) == (list(patients), [])
+
+
+def test_scans_without_core_are_left_out_and_named(tmp_path):
+    scans = {**SCANS, "scan_1": without_core(SCANS["scan_1"])}
+    folds = [(["scan_0", "scan_1"], ["scan_2"])]
+    result = cross_validate(scans, folds, tmp_path / "a", Settings(epochs=1))
+    assert result.notes == (
+        "Fold 0 trains without scan_1: an empty core teaches neither soft Dice nor ranking.",
+    )
+    samples = [make_sample(scans[name]) for name in ("scan_0", "scan_1")]
+    other = FoldTraining(tmp_path / "b", Settings(objective=Objective(cross_entropy=1.0)), samples)
+    assert [s.id for s in other.training] == ["scan_0", "scan_1"] and other.silent == []
+
+
+def test_a_fold_of_empty_masks_is_refused(tmp_path):
+    scans = {"scan_0": without_core(SCANS["scan_0"]), "scan_1": SCANS["scan_1"]}
+    with pytest.raises(ValueError, match=r"Fold 0 needs a training scan with some core.*all 1 are empty"):
+        cross_validate(scans, [(["scan_0"], ["scan_1"])], tmp_path, PRESETS["tiny"])
+
+
+@pytest.fixture(scope="module")
+def run_of_two_folds(tmp_path_factory):
+    """A run with validation, and what it found; all patients of a fold but one train."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "FEW_PATIENTS", 1)
+        result = cross_validate(
+            SCANS, FOLDS, folder, Settings(epochs=3, validation=0.34, learn=("threshold",))
+        )
+    return folder, result
+
+
+def test_the_folds_come_back_with_the_weights_that_made_the_aifs(run_of_two_folds):
+    folder, result = run_of_two_folds
+    assert set(result.history["watched"]) == {"validation"}
+    models = load_folds(folder)
+    assert len(models) == 2 and models[0].learn == ("threshold",)
+    for name, number in result.folds.items():
+        np.testing.assert_array_equal(predict_aif(models[number], SCANS[name]), result.aifs[name])
+        other = predict_aif(models[1 - number], SCANS[name])
+        assert not np.allclose(other, result.aifs[name], rtol=1e-3)
+
+
+def test_an_unseen_scan_gets_the_mean_of_the_folds_at_unit_peak(run_of_two_folds):
+    folder, _ = run_of_two_folds
+    fresh = scan(11)
+    curves = [predict_aif(model, fresh) for model in load_folds(folder)]
+    expected = sum(curve / abs(curve).max() for curve in curves) / 2
+    found = predict_cohort(folder, {"scan_11": fresh})
+    np.testing.assert_allclose(found["scan_11"], expected, rtol=1e-6)
+
+
+def test_a_folder_without_a_run_and_a_damaged_fold_are_refused(run_of_two_folds, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"settings\.json and fold-\*/state\.npz.*perfkit train"):
+        load_folds(tmp_path)
+    (tmp_path / "fold-0").mkdir()
+    (tmp_path / "settings.json").write_bytes((run_of_two_folds[0] / "settings.json").read_bytes())
+    state = (run_of_two_folds[0] / "fold-0" / "state.npz").read_bytes()
+    (tmp_path / "fold-0" / "state.npz").write_bytes(state[: len(state) // 2])
+    with pytest.raises(ValueError, match=r"fold-0.*is damaged.*Train that fold again"):
+        load_folds(tmp_path)
+
+
+def test_convolutions_may_be_half_precise_and_what_they_make_is_not():
+    inputs = inputs_of(make_sample(SCANS["scan_0"]))
+    for changes, convolution in (({}, "float32"), ({"precision": "mixed_bfloat16"}, "bfloat16")):
+        model = Settings(**changes).model()
+        kinds = {layer.compute_dtype for layer in model.network.layers if "conv" in layer.name}
+        assert kinds == {convolution} and model.deconvolution.compute_dtype == "float32"
+        outputs = model.outputs(inputs)
+        assert {keras.backend.standardize_dtype(x.dtype) for x in outputs.values()} == {"float32"}
+
+
+class Failure(Exception):
+    pass
+
+
+def threads():
+    return [t for t in threading.enumerate() if t.is_alive()]
+
+
+def test_ahead_keeps_the_order_and_passes_an_error_on_where_it_would_be_met():
+    def items():
+        yield from range(10)
+        raise Failure
+
+    before, seen = threads(), []
+    with pytest.raises(Failure):
+        for item in ahead(items(), depth=3):
+            seen.append(item)
+    assert seen == list(range(10)) and threads() == before
+    assert list(ahead(iter("abc"))) == ["a", "b", "c"]
+
+
+def test_ahead_stops_its_thread_when_the_consumer_leaves_early():
+    made = []
+
+    def endless():
+        for i in range(10**9):
+            made.append(i)
+            yield i
+
+    before = threads()
+    steps = ahead(endless(), depth=2)
+    assert next(steps) == 0 and len(threads()) == len(before) + 1
+    steps.close()
+    assert threads() == before
+    n = len(made)
+    assert n <= 5  # what was taken, two that wait, one in hand
+
+
+class Watcher(livetraining.LiveTraining):
+    """A live view that keeps what it was given."""
+
+    def __init__(self):
+        super().__init__(show=lambda bundle: self)
+        self.rows_told, self.curves, self.left = [], [], False
+
+    def update(self, bundle):
+        pass
+
+    def tell(self, row):
+        self.rows_told.append(row)
+        super().tell(row)
+
+    def draw(self, row, aif):
+        self.curves.append(aif)
+        super().draw(row, aif)
+
+    def __exit__(self, *error):
+        self.left = True
+        super().__exit__(*error)
+
+
+def test_watching_changes_nothing_and_is_told_everything(tmp_path, tiny_cohort):
+    options = {"preset": "tiny", "folds": 2, "epochs": 2, "only": 1, "progress": False}
+    options["prepared"] = prepare_cohort(open_cohort(tiny_cohort)).scans
+    quiet = train_cohort(tiny_cohort, tmp_path / "quiet", **options)
+    watcher = Watcher()
+    watched = train_cohort(
+        tiny_cohort, tmp_path / "run", **options, live=watcher, board=tmp_path / "run" / "board"
+    )
+    assert set(quiet.aifs) == set(watched.aifs)
+    assert all(np.array_equal(quiet.aifs[name], watched.aifs[name]) for name in quiet.aifs)
+    assert watcher.left and {row["epoch"] for row in watcher.rows_told} == {1, 2}
+    assert [np.shape(curve) for curve in watcher.curves] == [(64,)] * 2
+    assert [p.parent.name for p in (tmp_path / "run" / "board").glob("*/events.out.*")] == ["fold-1"]
+
+
 KILLED = """
 import sys
 from perfkit.training import train_cohort
-train_cohort(sys.argv[1], sys.argv[2], preset="tiny", folds=2, epochs=4, progress=False)
+train_cohort(sys.argv[1], sys.argv[2], preset="tiny", folds=2, epochs=4, only=1, progress=False)
 """
 
 
@@ -210,12 +414,13 @@ def test_killed_half_way_it_goes_on_and_ends_the_same(tmp_path, tiny_cohort):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert states.exists() and not (tmp_path / "killed" / "aifs.csv").exists()
-    options = {"preset": "tiny", "folds": 2, "epochs": 4, "progress": False}
+    options = {"preset": "tiny", "folds": 2, "epochs": 4, "only": 1, "progress": False}
     resumed = train_cohort(str(tiny_cohort), tmp_path / "killed", **options)
     whole = train_cohort(str(tiny_cohort), tmp_path / "whole", **options)
     assert set(resumed.aifs) == set(whole.aifs)
     for name, curve in whole.aifs.items():
-        np.testing.assert_allclose(resumed.aifs[name], curve, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(resumed.aifs[name], curve)
+    pd.testing.assert_frame_equal(resumed.history, whole.history, check_exact=True)
 
 
 def test_a_state_of_another_network_is_not_loaded(tmp_path, monkeypatch):
