@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from perfkit import paper
-from perfkit.drawing import CONFIG, QUIET_COLOUR, arm_colour, panels
+from perfkit.drawing import CONFIG, QUIET_COLOUR, panels
 
 REDRAW = 1.0  # s between two redraws at least; our choice: faster flickers, and each costs some 50 ms
 EARLIER = 8  # our choice: AIFs of earlier epochs that stay, faded
@@ -115,7 +115,7 @@ class LiveTraining:
         for i in [*shown, n - 1] if n else ():
             curve, last = self.aifs[keys[i]], i == n - 1
             opacity = 1.0 if last else 0.15 + 0.35 * i / n
-            line = {"color": arm_colour("cnn"), "width": 3 if last else 1.2}
+            line = {"color": INK, "width": 3 if last else 1.2}
             y = (curve / (np.abs(curve).max(initial=0) or 1.0)).round(4)
             hover = f"epoch {keys[i][1]}<br>%{{x:.0f}} s: %{{y:.2f}}<extra></extra>"
             figure.add_scatter(

@@ -115,7 +115,7 @@ def heat_figure(background, heat, *, affine=None, brain=None, most: int = COLUMN
     options = {"coloraxis": "coloraxis2", "opacity": 0.7, "hoverongaps": False, "hovertemplate": hover}
     for i, z in enumerate(shown):
         drawing.add_image(figure, seen[..., z], *_place(i), affine=affine, window=part, **options)
-    bar = {"title": {"text": name}, "thickness": 12, "outlinewidth": 0, "x": 1.1}
+    bar = {"title": {"text": name, "side": "right"}, "thickness": 12, "outlinewidth": 0, "x": 1.1}
     colours = {"colorscale": "viridis", "cmin": 0, "cmax": largest or 1.0, "colorbar": bar}
     return figure.update_layout(coloraxis2=colours)
 

@@ -119,12 +119,17 @@ def cross_validate(
             number,
             [samples[i] for i in aside],
         )
+        if not fold.training:
+            raise ValueError(
+                f"Fold {number} needs a training scan with some core: the masks of all {len(fold.silent)} "
+                "are empty. Use fewer folds, or an objective with cross_entropy."
+            )
         watched = "validation" if aside else "held out"
         found = fold.run([samples[i] for i in test if i in samples], tell, live)
         rows += [{**row, "watched": watched} for row in found]
         if fold.silent:
-            words = "has no core: neither soft Dice nor ranking learns from it"
-            notes.append(f"Fold {number}: {len(fold.silent)} training scans each {words}. Add cross_entropy.")
+            words = "an empty core teaches neither soft Dice nor ranking"
+            notes.append(f"Fold {number} trains without {', '.join(fold.silent)}: {words}.")
         for name in (i for i in test if i in prepared):
             aifs[name], fold_of[name] = predict_aif(fold.model, prepared[name]), number
     result = CrossValidation(aifs, pd.DataFrame(rows), fold_of, tuple(notes))
