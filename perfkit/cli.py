@@ -50,7 +50,8 @@ Size = Annotated[
     typer.Option(help="tiny (48², for tests), small (128², the default study) or full (256², ISLES-like)."),
 ]
 Preset = Annotated[
-    str, typer.Option(help="Length of the training: tiny, quick (minutes) or full (two and a half times quick).")
+    str,
+    typer.Option(help="Length of the training: tiny, quick (minutes) or full (two and a half times quick)."),
 ]
 Folds = Annotated[
     int, typer.Option(help="Parts of the cross-validation; scans of one patient stay together.", min=2)

@@ -48,7 +48,9 @@ class Deconvolution(layers.Layer):
     def __init__(
         self, matrix="circulant", lambda_rel=paper.LAMBDA_REL, dt=paper.FRAME_INTERVAL, learn=False, **kwargs
     ):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # never half precision: 1/(σ² + λ²) needs the digits
+        super().__init__(
+            **{**kwargs, "dtype": "float32"}
+        )  # never half precision: 1/(σ² + λ²) needs the digits
         self.matrix, self.dt = matrix, dt
         self._lambda = _Positive(lambda_rel, learn, name="lambda_rel")
 
