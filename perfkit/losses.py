@@ -23,6 +23,7 @@ TMAX_SCALE = 2.0  # s; our choice: what counts as one unit of the term
 TMAX_BETA = 40.0  # of the soft argmax: biased by .05 s
 GAMMA_WIDTHS = np.geomspace(5.0, 22.0, 12)  # s, FWHM; ISLES 2018 has 8.8-19.5, phantoms of others 6
 GAMMA_SHAPE = 3.0  # our choice, as for the Kudo grid
+FEW_VOXELS = 6  # our choice: what raters and the published methods take
 TAIL = (0.22, 15.0, 1.6, 0.075)  # second pass: height, s later, wider; plateau (docs/science.md §7)
 
 
@@ -225,6 +226,24 @@ def _boluses(n):
     return np.asarray(rows, np.float32)
 
 
+def spread_loss(weights):
+    """Squared shortfall, in log, of the number of voxels that an AIF is pooled from, per scan.
+
+    It identifies nothing about the artery; it keeps the AIF from being the noise of the one voxel that the
+    other terms like best.
+
+    Parameters
+    ----------
+    weights : (B, V), which sum to 1
+
+    Returns
+    -------
+    (B,); 0 from six voxels on, counted as 1/Σw²
+    """
+    count = 1 / ops.sum(weights**2, axis=1)
+    return ops.relu(float(np.log(FEW_VOXELS)) - ops.log(count)) ** 2
+
+
 @dataclass(frozen=True)
 class Objective:
     """Weights of the terms; 0 leaves one out.
@@ -234,6 +253,7 @@ class Objective:
     dice : soft Dice, the paper's only term
     ranking, cross_entropy, volume : of the map
     tmax, venous_area, gamma : physical terms, of the AIF
+    spread : of a pooled AIF; nothing for a regressed one
     """
 
     dice: float = 1.0
@@ -243,6 +263,7 @@ class Objective:
     tmax: float = 0.0
     venous_area: float = 0.0
     gamma: float = 0.0
+    spread: float = 0.0
 
     def terms(self, inputs: dict, core, outputs: dict) -> dict:
         """Compute the terms whose weight is not 0: name → (B,).
@@ -266,7 +287,9 @@ class Objective:
             "venous_area": lambda: venous_area_loss(aif, inputs["venous_area"], valid),
             "gamma": lambda: gamma_loss(aif, valid),
         }
-        return {name: ways[name]() for name, weight in asdict(self).items() if weight}
+        if "weights" in outputs:
+            ways["spread"] = lambda: spread_loss(outputs["weights"][..., 0])
+        return {name: ways[name]() for name, weight in asdict(self).items() if weight and name in ways}
 
     def total(self, terms: dict):
         """Add the terms: (B,)."""
@@ -284,5 +307,5 @@ def _healthy(inputs):
 OBJECTIVES = {
     "paper": Objective(ranking=0.0),
     "ranking": Objective(),
-    "physical": Objective(tmax=1.0, venous_area=0.3, gamma=3.0),
+    "physical": Objective(tmax=1.0, venous_area=0.3, gamma=3.0, spread=1.0),
 }

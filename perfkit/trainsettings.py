@@ -103,7 +103,7 @@ class Settings:
 # it stays at the mean curve of the brain
 OF_HEAD = {
     "cnn": {},
-    "pool": {"learning_rate": 0.3, "weight_decay": 0.0, "objective": OBJECTIVES["physical"]},
+    "pool": {"learning_rate": 0.1, "weight_decay": 0.0, "objective": OBJECTIVES["physical"]},
 }
 # our choice: quick fits the study into ten minutes on two cores; after full nothing is gained any more
 PRESETS = {"tiny": Settings(epochs=2), "quick": Settings(epochs=24), "full": Settings(epochs=60)}

@@ -116,6 +116,20 @@ def test_a_bolus_fits_the_dictionary_and_other_curves_do_not():
     assert scaled == pytest.approx(loss["real"], abs=1e-5)
 
 
+def test_a_pooled_aif_pays_for_fewer_than_six_voxels():
+    for n in (1, 3, 6, 20):
+        weights = np.zeros((1, 50))
+        weights[0, :n] = 1 / n
+        found = float(losses.spread_loss(tensor(weights))[0])
+        assert found == pytest.approx(max(0, np.log(6 / n)) ** 2, abs=1e-5)
+    rcbf = tensor(RNG.normal(0.8, 0.3, (1, 50)))
+    outputs = {"core_probability": rcbf, "rcbf": rcbf, "aif": None}
+    objective = Objective(dice=0, ranking=0, spread=1.0)
+    assert not objective.terms({"brain": np.ones((1, 50))}, np.zeros((1, 50)), outputs)  # a CNN pools nothing
+    outputs["weights"] = tensor(weights)[..., None]
+    assert set(objective.terms({"brain": np.ones((1, 50))}, np.zeros((1, 50)), outputs)) == {"spread"}
+
+
 def test_padding_does_not_count():
     valid = (T < 40).astype("float32")
     curve = bolus(8, 9) * valid
