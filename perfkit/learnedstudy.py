@@ -44,7 +44,7 @@ def train_runs(cohort, folder, *, preset="quick", folds=5, matrix="volterra", se
     from perfkit.training import train_cohort
 
     runs = {head: Path(folder) / head for head in heads}
-    options = {"preset": preset, "folds": folds, "matrix": matrix, "seed": seed, "progress": False}
+    options = {"preset": preset, "folds": folds, "matrix": matrix, "seed": seed}
     for head, run in runs.items():
         train_cohort(cohort, run, head=head, **options)
     return runs
@@ -171,7 +171,7 @@ def answers(tests) -> list[str]:
         higher, moved = rows["mean_difference"] > 0, rows["wilcoxon_p"] < SIGNIFICANCE
         won, lost = int((higher & moved).sum()), int((~higher & moved).sum())
         kept = int((higher & (rows["wilcoxon_p_holm"] < SIGNIFICANCE)).sum())
-        verb = "beats" if won == len(rows) else "does not beat"
+        verb = "beats" if won == len(rows) else "is not shown to beat"
         against = " and ".join(REFERENCES[name] for name in rows["reference"].unique())
         said.append(
             f"{arm_label(arm)}: {verb} {against} in both Dice and AUC. Of {count(len(rows), 'comparison')} "
