@@ -310,10 +310,11 @@ def bench(
     """Measure speed at 256×256×8×60, as ratios to the bare matrix product in the same run.
 
     maps: all voxels to maps; pipeline: from a file to the core, step by step;
-    train: one step, its data and the wait for them; start: import and opening 94 scans; aif: the automatic
-    methods. Needs a quiet machine. The others measure no time. departures: what
-    each departure from the paper does; accuracy: how true each estimator's maps
-    are; conformal: how often intervals for volumes hold (1,600 phantom patients).
+    train: one step, its data and the wait for them; start: import and opening 94
+    scans; aif: the automatic methods. Needs a quiet machine. The others measure
+    no time. departures: what each departure from the paper does; accuracy: how
+    true each estimator's maps are; conformal: how often intervals for volumes
+    hold (1,600 phantom patients).
 
     Try: perfkit bench maps --repeats 3
     """
