@@ -115,7 +115,7 @@ def test_scans_without_truth_core_or_rater_have_empty_columns(tiny_cohort, tmp_p
     bare = SimpleNamespace(
         **{f: getattr(case, f) for f in ("id", "patient", "ctp", "dt", "affine", "brain", "notes")}
     )
-    bare.spacing, bare.core, bare.truth = case.spacing, None, {}
+    bare.spacing, bare.core, bare.final_infarct, bare.truth = case.spacing, None, None, {}
     cohort = SimpleNamespace(scans=[SimpleNamespace(id=case.id, load=lambda: bare)], folder=tmp_path)
     scores = compare_methods(cohort, FAST, progress=False)
     assert scores["method"].to_list() == [*FAST, CONTROL]

@@ -221,6 +221,7 @@ def test_no_key_reaches_jupyterlab(work, page):
     assert page.get_by_test_id("picker").is_visible()
 
 
+@pytest.mark.slow  # it measures time, which asks for a machine that does nothing else
 def test_waiting_times(work, page, capsys):
     work()
     page.evaluate(WATCH)
