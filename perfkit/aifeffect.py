@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from perfkit import curves, estimators, metamorphic, paper
+from perfkit import estimators, metamorphic, paper
 from perfkit.aif import brain_mean_aif, select_aif
 from perfkit.inputfunction import voxel_aif
 from perfkit.phantom import make_case
@@ -97,11 +97,6 @@ def _scan(case) -> dict:
     prepared = prepare(case)
     brain = np.argwhere(prepared.brain)
     at = tuple(brain[:: max(1, len(brain) // VOXELS)].T)
-    noise = None
-    if prepared.n_baseline >= 2:
-        noise = curves.noise_before_smoothing(
-            prepared.concentration, prepared.tissue, prepared.n_baseline, prepared.dt
-        )
     aifs = {
         "true": np.asarray(case.truth["aif"], float),
         "expert": voxel_aif(prepared.concentration, case.truth["rater_voxels"], prepared.dt).curve,
@@ -118,7 +113,7 @@ def _scan(case) -> dict:
         "curves": prepared.concentration[at],
         "reference": prepared.reference_tissue[at],
         "core": np.asarray(case.core)[at],
-        "noise": noise,
+        "noise": prepared.frame_noise,
         "aifs": aifs,
     }
 

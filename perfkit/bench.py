@@ -8,6 +8,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from perfkit import paper
 
 SHAPE = (256, 256, 8, 60)  # the size the paper's figures are compared at
 PARTS = ("all", "maps", "pipeline", "train", "start", "aif", "departures", "accuracy", "conformal")
+
+UNTIMED = {"departures": "departures", "accuracy": "accuracy", "conformal": "coverage"}  # part -> module
 
 
 def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
@@ -33,18 +36,8 @@ def run(what: str = "all", repeats: int = 5, say: Callable = print) -> dict:
     """
     if what not in PARTS:
         raise ValueError(f"bench knows {', '.join(PARTS)}: {what!r} came.")
-    if what == "departures":
-        from perfkit.departures import measure
-
-        return measure(say)
-    if what == "accuracy":
-        from perfkit.accuracy import measure
-
-        return measure(say)
-    if what == "conformal":
-        from perfkit.coverage import measure
-
-        return measure(say)
+    if what in UNTIMED:
+        return import_module(f"perfkit.{UNTIMED[what]}").measure(say)
     say(f"Series of {'×'.join(map(str, SHAPE))}, float32; median of {repeats}")
     found: dict = {}
     parts = {"maps": _maps, "pipeline": _pipeline, "train": _train, "start": _start, "aif": _aif}

@@ -9,10 +9,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from perfkit import paper
 from perfkit.arrays import like, namespace, nonzero
 
 N_FRAMES = 64  # frames of the clock, 1 s apart; the longest ISLES 2018 scan has 64
 ARRIVAL_FRAME = 20  # our choice: where half the peak stands; onsets of ISLES 2018 lie up to 15 s before it
+
+
+def on_seconds(curves, dt):
+    """Resample the last axis from frames dt apart to frames 1 s apart: (..., T) -> (..., T')."""
+    if dt == paper.FRAME_INTERVAL:
+        return curves
+    times = np.arange(curves.shape[-1]) * dt
+    clock = np.arange(int(times[-1] / paper.FRAME_INTERVAL) + 1) * paper.FRAME_INTERVAL
+    weights = np.stack([np.interp(clock, times, unit) for unit in np.eye(len(times))])
+    return curves @ weights.astype(np.float32)
 
 
 def half_rise(curve):

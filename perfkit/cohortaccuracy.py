@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from perfkit import curves, estimators, metamorphic
+from perfkit import estimators, metamorphic
 from perfkit.phantom import make_case
 from perfkit.preprocessing import prepare
 
@@ -83,11 +83,6 @@ def _sampled(case) -> dict:
     prepared = prepare(case)
     tissue = np.argwhere(prepared.tissue & (np.asarray(case.truth["cbf"]) > 0))
     at = tuple(tissue[:: max(1, len(tissue) // VOXELS)].T)
-    noise = None  # then it is estimated from the curves, too low where they were smoothed
-    if prepared.n_baseline >= 2:
-        noise = curves.noise_before_smoothing(
-            prepared.concentration, prepared.tissue, prepared.n_baseline, prepared.dt
-        )
     truth = {name: np.asarray(case.truth[name])[at] for name in estimators.MAPS}
     reference = prepared.reference_tissue[at]
     low = truth["cbf"] < metamorphic.NOMINAL * truth["cbf"][reference].mean()
@@ -96,7 +91,7 @@ def _sampled(case) -> dict:
         "dt": prepared.dt,
         "aif": np.asarray(case.truth["aif"]),
         "curves": prepared.concentration[at],
-        "noise": noise,
+        "noise": prepared.frame_noise,
         "truth": truth,
         "cores": {"late": np.asarray(case.truth["core"])[at], "any": low},
         "reference": reference,

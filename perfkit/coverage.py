@@ -12,16 +12,13 @@ from itertools import count, takewhile
 
 import numpy as np
 
-from perfkit import paper, parallel
+from perfkit import parallel
 from perfkit.conformal import VolumeIntervals, decide
 from perfkit.eligibility import eligible
+from perfkit.scanresult import THRESHOLDS
 
 PATIENTS = 800  # in each cohort; with so many the rank alone leaves 90 ± 2 % (2 sd of its Beta distribution)
 SEEDS = (181, 182)  # calibration, fresh; our choice: not used elsewhere
-ESTIMATORS = {  # name -> threshold of rCBF: the paper's, and the one that means what it says
-    "tikhonov": paper.RCBF_THRESHOLD,
-    "calibrated": 0.30,  # docs/science.md §3: the common threshold
-}
 VOLUMES = ("core", "mismatch")
 RULE = "DEFUSE 3"
 GROUPS = 3  # thirds of the predicted volume, where sizes are fitted apart
@@ -68,7 +65,6 @@ def _recipes(seed, patients, size) -> Iterator:
 
 
 def _volumes(recipe, method) -> dict:
-    from perfkit import curves
     from perfkit.aif import select_aif
     from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf
     from perfkit.metrics import volume_ml
@@ -81,14 +77,11 @@ def _volumes(recipe, method) -> dict:
         aif = select_aif(scan, method).curve
     except ValueError:  # no artery in these slices
         return {"patient": recipe.patient, "true_core": np.nan}
-    noise = None
-    if scan.n_baseline >= 2:
-        noise = curves.noise_before_smoothing(scan.concentration, scan.tissue, scan.n_baseline, scan.dt)
     found = {"patient": recipe.patient}
     for name, key in (("core", "core"), ("mismatch", "penumbra")):
         found[f"true_{name}"] = volume_ml(case.truth[key], scan.spacing)
-    for estimator, threshold in ESTIMATORS.items():
-        options = {"noise": noise} if estimator == "calibrated" else {}
+    for estimator, threshold in THRESHOLDS.items():
+        options = {"noise": scan.frame_noise} if estimator == "calibrated" else {}
         maps = perfusion_maps(
             scan.concentration,
             aif,
@@ -123,7 +116,7 @@ def coverage_table(calibration, fresh, *, level: float = 0.90, groups: int = 1):
     from scipy import stats
 
     rows = []
-    for estimator in ESTIMATORS:
+    for estimator in THRESHOLDS:
         for volume in VOLUMES:
             column, truth = f"{estimator}_{volume}", f"true_{volume}"
             known = calibration[column], calibration[truth]
@@ -166,7 +159,7 @@ def decision_table(calibration, fresh):
     core, late = fresh["true_core"], fresh["true_mismatch"]
     truth = eligible(core, core + late, RULE) > 0
     rows = []
-    for estimator in ESTIMATORS:
+    for estimator in THRESHOLDS:
         seen = [fresh[f"{estimator}_{volume}"].to_numpy() for volume in VOLUMES]
         intervals = [
             VolumeIntervals.fit(
@@ -192,7 +185,7 @@ def measure(say: Callable = print, *, patients: int = PATIENTS) -> dict:
         f"{len(calibration)} calibration and {len(fresh)} fresh patients, phantoms of size tiny; "
         f"{lost} left out: no artery found."
     )
-    limits = " and ".join(f"{limit:g} ({name})" for name, limit in ESTIMATORS.items())
+    limits = " and ".join(f"{limit:g} ({name})" for name, limit in THRESHOLDS.items())
     say(f"AIF: straka; core: rCBF below {limits}; mismatch: Tmax > 6 s outside of it.")
     table = coverage_table(calibration, fresh)
     _say_coverage(table, say)

@@ -33,8 +33,6 @@ class Learner(keras.Model):
         self.model, self.objective = model, objective
 
     def call(self, inputs, training=False):
-        inputs = dict(inputs)
-        inputs.pop("venous_area", None)
         return self.model.outputs(inputs, training=training)
 
     def build(self, input_shape=None):

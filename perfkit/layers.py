@@ -6,10 +6,11 @@ import numpy as np
 
 from perfkit import paper
 from perfkit.arrays import nonzero
+from perfkit.corerule import RCBF_SLOPE as SLOPE
+from perfkit.corerule import core_probability
 from perfkit.deconvolution import deconvolution_operator, flow, lag_window
 from perfkit.tensors import keras, layers, ops
 
-SLOPE = 0.05  # rCBF; the paper does not state it (docs/science.md: 0.02-0.05 are sensible)
 LEARNABLE = ("threshold", "slope", "lambda_rel")
 
 
@@ -115,7 +116,7 @@ class CoreProbability(layers.Layer):
         return self._slope.value
 
     def call(self, rcbf):
-        return ops.sigmoid((self.threshold - rcbf) / self.slope)
+        return core_probability(rcbf, threshold=self.threshold, slope=self.slope)
 
     def get_config(self):
         own = {"threshold": self._threshold.start, "slope": self._slope.start, "learn": self.learn}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,17 +94,9 @@ def learned_arm(run) -> Callable:
     -------
     function of Prepared giving (T,), as ``training.predict_cohort`` does
     """
-    from perfkit.training import load_folds, predict_aif
+    from perfkit.training import load_folds, mean_aif
 
-    models = load_folds(run)
-
-    def find(scan):
-        curves = np.array([predict_aif(model, scan) for model in models])
-        if not models[0].pools:  # a regressed AIF has no scale: each fold counts with unit peak
-            curves = curves / np.abs(curves).max(axis=-1, keepdims=True)
-        return curves.mean(axis=0)
-
-    return find
+    return partial(mean_aif, load_folds(run))
 
 
 def learned_tests(patients, *, matrix="volterra", seed=0):

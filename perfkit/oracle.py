@@ -10,6 +10,7 @@ import numpy as np
 
 from perfkit import paper
 from perfkit.aif import brain_mean_aif
+from perfkit.clock import on_seconds
 from perfkit.network import (
     AIF_SIGMA,
     SLOPE,
@@ -86,7 +87,7 @@ def make_target(prepared: Prepared, n_frames: int, *, seed: int = 0, voxels: int
     voxels of weight 0: all scans share one graph.
     """
     brain = prepared.brain
-    curves = _padded(_on_seconds(prepared.concentration[brain], prepared.dt), n_frames)
+    curves = _padded(on_seconds(prepared.concentration[brain], prepared.dt), n_frames)
     core, reference = prepared.core[brain].astype(bool), prepared.reference_tissue[brain].astype(bool)
     rng = np.random.default_rng([seed, zlib.crc32(prepared.id.encode())])
     inside, outside = np.flatnonzero(core), np.flatnonzero(~core)
@@ -232,14 +233,6 @@ class _DeconvolutionAt(Deconvolution):
 def _gated(variable, free):
     """The variable; its gradient passes where free is 1 and stops where it is 0."""
     return free * variable + (1 - free) * ops.stop_gradient(ops.convert_to_tensor(variable))
-
-
-def _on_seconds(curves, dt):
-    if dt == paper.FRAME_INTERVAL:
-        return curves
-    times = np.arange(curves.shape[-1]) * dt
-    clock = np.arange(int(times[-1] / paper.FRAME_INTERVAL) + 1) * paper.FRAME_INTERVAL
-    return curves @ np.stack([np.interp(clock, times, unit) for unit in np.eye(len(times))])
 
 
 def _padded(curves, n):

@@ -54,6 +54,13 @@ class Prepared:
         """(T,), s: time of each frame, the first being 0."""
         return self.dt * np.arange(self.concentration.shape[-1])
 
+    @property
+    def frame_noise(self) -> float | None:
+        """HU, white noise of the frames in tissue (``curves``); None with fewer than 2 before the bolus."""
+        if self.n_baseline < 2:
+            return None
+        return curves.noise_before_smoothing(self.concentration, self.tissue, self.n_baseline, self.dt)
+
 
 def prepare(
     case: Case,

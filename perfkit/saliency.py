@@ -6,9 +6,10 @@ from itertools import product
 
 import numpy as np
 
+from perfkit.clock import on_seconds
 from perfkit.network import VIEW_SIZE, clock_view, network_view
 from perfkit.preprocessing import Prepared
-from perfkit.samples import on_seconds, predict_weights
+from perfkit.samples import predict_weights
 from perfkit.tensors import ops
 
 BLOCK = 4  # view voxels per side; our choice: 2 cm at 5 mm, an artery and what surrounds it

@@ -8,7 +8,7 @@ import numpy as np
 
 from perfkit import paper
 from perfkit.augment import Augmentation
-from perfkit.clock import N_FRAMES
+from perfkit.clock import N_FRAMES, on_seconds
 from perfkit.network import clock_view
 from perfkit.preprocessing import Prepared
 
@@ -84,16 +84,6 @@ def make_sample(prepared: Prepared, n_frames: int = N_FRAMES) -> Sample:
     )
 
 
-def on_seconds(curves, dt):
-    """Resample the last axis from frames dt apart to frames 1 s apart: (..., T) -> (..., T')."""
-    if dt == paper.FRAME_INTERVAL:
-        return curves
-    times = np.arange(curves.shape[-1]) * dt
-    clock = np.arange(int(times[-1] / paper.FRAME_INTERVAL) + 1) * paper.FRAME_INTERVAL
-    weights = np.stack([np.interp(clock, times, unit) for unit in np.eye(len(times))])
-    return curves @ weights.astype(np.float32)
-
-
 def inputs_of(sample: Sample, *, view=None, undo=None, voxels=None) -> dict:
     """Make the inputs of the model, with a batch axis of one.
 
@@ -152,9 +142,9 @@ def _drawn(sample, rng, n):
     if len(sample.core) <= n:
         return np.arange(len(sample.core))
     rows = rng.choice(len(sample.core), n, replace=False, shuffle=False)
-    for kind in (sample.core, sample.reference_tissue):
+    for place, kind in enumerate((sample.core, sample.reference_tissue)):
         if kind.any() and not kind[rows].any():  # a core of a few voxels: one of them comes in any case
-            rows[rng.integers(n)] = rng.choice(np.flatnonzero(kind))
+            rows[place] = rng.choice(np.flatnonzero(kind))
     return rows
 
 

@@ -17,7 +17,6 @@ from perfkit.aif import (
     select_vof,
 )
 from perfkit.corerule import TMAX_THRESHOLD, hypoperfusion_intensity_ratio
-from perfkit.curves import noise_before_smoothing
 from perfkit.eligibility import RULES, eligible, mismatch
 from perfkit.maps import core_mask, penumbra_mask, perfusion_maps, relative_cbf
 from perfkit.metrics import dice, volume_ml
@@ -173,7 +172,7 @@ def read_scan(
         mask=prepared.brain,
         vof=None if vof is None else vof.curve,
         estimator=estimator,
-        noise=_noise(prepared) if estimator == "calibrated" else None,
+        noise=prepared.frame_noise if estimator == "calibrated" else None,
     )
     threshold = THRESHOLDS.get(estimator) if threshold is None else threshold
     rcbf = relative_cbf(maps.cbf, prepared.reference_tissue)
@@ -211,12 +210,6 @@ def scaling_vof(prepared: Prepared, aif: AIF):
         why = "the venous curve is cut off or smaller than the AIF"
         return None, f"CBF and CBV are relative, their AIF is not corrected for partial volume: {why}."
     return vof, f"The AIF is scaled by {factor:.2f} to the area of the venous curve (partial volume)."
-
-
-def _noise(prepared):
-    if prepared.n_baseline < 2:
-        return None  # the maps then estimate it, too low where curves were smoothed
-    return noise_before_smoothing(prepared.concentration, prepared.tissue, prepared.n_baseline, prepared.dt)
 
 
 def _volumes(prepared, core, late, penumbra):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -46,23 +47,12 @@ def _fold(series, folder, head):
 
 
 def _sample(series):
-    from perfkit.network import clock_view
-    from perfkit.samples import VENOUS_QUANTILE, Sample
+    from perfkit.samples import make_sample
 
-    rng = np.random.default_rng(0)
-    n, padded = series.shape[-1], 64
-    voxels = np.pad(series.reshape(-1, n), ((0, 0), (0, padded - n)))
-    view, toward, home = clock_view(series[None])
-    return Sample(
-        id="bench",
-        voxels=voxels,
-        core=(rng.random(len(voxels)) < 0.05).astype(np.float32),
-        reference_tissue=(rng.random(len(voxels)) < 0.4).astype(np.float32),
-        view=view[0].astype(np.float32),
-        toward=np.pad(toward[0], ((0, 0), (0, padded - n))).astype(np.float32),
-        home=np.pad(home[0], ((0, padded - n), (0, 0))).astype(np.float32),
-        valid=(np.arange(padded) < n).astype(np.float32),
-        venous_area=float(np.quantile(voxels.sum(axis=-1), VENOUS_QUANTILE)),
+    rng, shape = np.random.default_rng(0), series.shape[:-1]
+    masks = {"core": rng.random(shape) < 0.05, "reference_tissue": rng.random(shape) < 0.4}
+    return make_sample(
+        SimpleNamespace(id="bench", concentration=series, dt=1.0, brain=np.ones(shape, bool), **masks)
     )
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "load_folds",
     "make_optimizer",
     "make_sample",
+    "mean_aif",
     "predict_aif",
     "predict_cohort",
     "predict_weights",
@@ -184,13 +185,15 @@ def predict_cohort(folder, prepared: dict) -> dict:
     ones are in HU and averaged as they are.
     """
     models = load_folds(folder)
-    aifs = {}
-    for name, scan in prepared.items():
-        curves = np.array([predict_aif(model, scan) for model in models])
-        if not models[0].pools:
-            curves = curves / np.abs(curves).max(axis=-1, keepdims=True)
-        aifs[name] = curves.mean(axis=0)
-    return aifs
+    return {name: mean_aif(models, scan) for name, scan in prepared.items()}
+
+
+def mean_aif(models: list, scan):
+    """Average what the folds propose for a scan, as ``predict_cohort`` says: (T,)."""
+    curves = np.array([predict_aif(model, scan) for model in models])
+    if not models[0].pools:
+        curves = curves / np.abs(curves).max(axis=-1, keepdims=True)
+    return curves.mean(axis=0)
 
 
 def train_cohort(

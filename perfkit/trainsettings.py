@@ -31,7 +31,7 @@ class Settings:
     clip : largest norm of the gradient
     lambda_rel, threshold, slope : of the deconvolution and the sigmoid; where they start if they are learned
     learn : of "threshold", "slope" and "lambda_rel", those that are trained; none in the paper
-    vof : propose a venous output function too
+    vof : propose a venous output function too; no term of ``Objective`` teaches it yet
     voxels : of a scan in one step, drawn anew each time
     validation : share of the training patients that decide when to stop; 0: none
     patience : epochs without a better validation loss before training stops; its best weights are kept.

@@ -22,9 +22,9 @@ from perfkit.arrays import checked_aif, checked_dt, real_array
 from perfkit.calibration import Calibration
 from perfkit.curves import smooth
 from perfkit.deconvolution import FLOW_UNITS, deconvolution_operator, lag_window
-from perfkit.maps import BLOCK, ESTIMATORS, NOISE_VOXELS
+from perfkit.mapreader import VOLUME_UNITS
+from perfkit.maps import BLOCK, ESTIMATORS, NOISE_VOXELS, _checked_mask
 
-VOLUME_UNITS = FLOW_UNITS / 60  # area ratio -> ml/100 g
 PARABOLA = 0.3  # frames; our choice: with a standard deviation below, Tmax stays between its three samples
 PAIRWISE = np.sqrt(3 / 8)  # ∫ z² Φ(−z) dz / ∫ Φ(−z) dz = 2/3 on z = d/(2 sd): the factor that gives sd back
 STEP = 0.5  # standard deviations; our choice: the slope of the look-up over what noise moves, not of one cell
@@ -278,13 +278,6 @@ def _preparation(n_frames, dt, sigma_s, n_baseline):
         made = smooth(single, (1, 1, 1), dt, sigma_mm=0, sigma_s=sigma_s)[:, 0, 0].T.astype(float)
     made[:, :n_baseline] -= 1 / max(n_baseline, 1)  # smoothing leaves the constant, so it goes last as well
     return made
-
-
-def _checked_mask(mask, shape):
-    mask = np.asarray(mask)
-    if mask.shape != shape:
-        raise ValueError(f"The mask must have the shape of the voxels, {shape}: {mask.shape} came.")
-    return mask.astype(bool)
 
 
 def _checked_noise(noise, sample, made, order) -> float:

@@ -30,7 +30,7 @@ def test_volumes_of_slabs_are_summed_and_the_truth_is_the_phantoms():
     for volume, name in (("core", "core"), ("mismatch", "penumbra")):
         expected = sum(case.truth[name].sum() * np.prod(case.spacing) / 1000 for case in slabs)
         assert found.loc[1, f"true_{volume}"] == pytest.approx(expected)
-    seen = [f"{e}_{v}" for e in coverage.ESTIMATORS for v in coverage.VOLUMES]
+    seen = [f"{e}_{v}" for e in coverage.THRESHOLDS for v in coverage.VOLUMES]
     assert (found[seen].to_numpy() > 0).all()
 
 
@@ -82,7 +82,7 @@ def test_the_bench_prints_shares_within_three_points_for_exchangeable_numbers(mo
     monkeypatch.setattr(coverage, "patient_volumes", numbers)
     lines = []
     found = bench.run("conformal", say=lines.append)
-    for estimator in coverage.ESTIMATORS:
+    for estimator in coverage.THRESHOLDS:
         for volume in coverage.VOLUMES:
             assert abs(found[f"{estimator}_{volume}_all"] - 0.9) < 0.045  # 3 sd of rank and draw
     text = "\n".join(lines)

@@ -19,7 +19,7 @@ from perfkit.foldtraining import ahead
 from perfkit.losses import Objective
 from perfkit.network import aif_network
 from perfkit.preprocessing import Prepared, prepare_cohort
-from perfkit.samples import inputs_of
+from perfkit.samples import augmented, inputs_of
 from perfkit.training import (
     PRESETS,
     FoldTraining,
@@ -428,3 +428,16 @@ def test_a_state_of_another_network_is_not_loaded(tmp_path, monkeypatch):
     training.run(held_out)
     monkeypatch.setitem(aif_network.__kwdefaults__, "filters", (8, 8, 8))
     assert fold(tmp_path)[0].history == []
+
+
+def test_a_step_always_has_some_core_and_some_reference_tissue():
+    """Of a core of one voxel among 600 a plain draw of ten would have nothing in most steps."""
+    sample = make_sample(SCANS["scan_0"])
+    for name in ("core", "reference_tissue"):
+        getattr(sample, name)[:] = 0
+        getattr(sample, name)[100 if name == "core" else 200] = 1
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        inputs, core = augmented(sample, PRESETS["tiny"].augmentation, rng, n_voxels=10)
+        assert inputs["series"].shape[1] == core.shape[1] == 10
+        assert core.sum() == 1 and inputs["reference_tissue"].sum() == 1
