@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -441,3 +442,12 @@ def test_a_step_always_has_some_core_and_some_reference_tissue():
         inputs, core = augmented(sample, PRESETS["tiny"].augmentation, rng, n_voxels=10)
         assert inputs["series"].shape[1] == core.shape[1] == 10
         assert core.sum() == 1 and inputs["reference_tissue"].sum() == 1
+
+
+@pytest.mark.parametrize("pools", [False, True])
+def test_regressed_folds_count_alike_and_pooled_ones_keep_their_scale(monkeypatch, pools):
+    proposals = {"a": np.array([0.0, 2.0, 1.0]), "b": np.array([0.0, 0.0, -50.0])}
+    monkeypatch.setattr(training, "predict_aif", lambda model, scan: proposals[model.name])
+    models = [SimpleNamespace(name=name, pools=pools) for name in proposals]
+    expected = [0.0, 1.0, -24.5] if pools else [0.0, 0.5, -0.25]
+    np.testing.assert_allclose(training.mean_aif(models, None), expected)
