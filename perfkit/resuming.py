@@ -134,6 +134,8 @@ def in_short(error) -> str:
     if response is not None:
         return f"the server says {response.status_code} {response.reason}"
     words = str(error)
+    if "NameResolutionError" in words:
+        return "its address was not found"
     ends = "refused|reset by peer|resolution|timed out"
     reason = re.search(rf"(?:\[Errno -?\d+\] |: )([A-Z][a-z ]+(?:{ends}))", words)
     return reason[1] if reason else f"{type(error).__name__}: {words}"[:160]

@@ -436,6 +436,12 @@ def test_two_downloads_of_one_file_do_not_write_into_each_other(server, tmp_path
     assert not server.ranges
 
 
+def test_a_host_that_nobody_knows_is_said_in_few_words(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(ConnectionError, match=r"did not come \(its address was not found\)"):
+        downloads.read_record(1, api="https://nobody.invalid/api")
+
+
 def test_words_of_an_error_without_a_known_shape_are_kept():
     assert resuming.in_short(OSError("odd")) == "OSError: odd"
 
