@@ -178,7 +178,7 @@ def train(
     preset: Preset = "quick",
     folds: Folds = 5,
     epochs: Annotated[int, typer.Option(help="Instead of the preset's; 0: the preset's.", min=0)] = 0,
-    matrix: Matrix = "volterra",
+    matrix: Matrix = "circulant",
     seed: Seed = 0,
     arm: Annotated[
         str, typer.Option(help="cnn: the paper's regression; pool: the weighted mean of measured curves.")
@@ -191,6 +191,7 @@ def train(
         typer.Option(help="Train this too: threshold, slope or lambda_rel; may be repeated."),
     ] = None,
     fold: Annotated[int, typer.Option(help="Only this fold, from 0; -1: all.", min=-1)] = -1,
+    board: Annotated[str, typer.Option(help="Folder for TensorBoard, where it is installed.")] = "",
 ):
     """Train an AIF network by cross-validation, from core masks alone.
 
@@ -212,6 +213,7 @@ def train(
     for name in learn or ():
         _known("learn", name, LEARNED)
     _folder("out", out)
+    _folder("board", board)
     if fold >= folds:
         raise ValueError(f"--fold counts from 0 to {folds - 1}: {fold} came. Or give more --folds.")
     folder = paths.resolve(cohort) if cohort else demo_cohort(say=typer.echo)
@@ -222,8 +224,8 @@ def train(
 
     out = paths.resolve(out or "../data/runs/training")
     options = {"head": arm, "loss": loss, "learn": tuple(learn or ()), "matrix": matrix, "seed": seed}
-    only = None if fold < 0 else fold
-    result = train_cohort(folder, out, preset=preset, folds=folds, epochs=epochs, only=only, **options)
+    options |= {"only": None if fold < 0 else fold, "board": paths.resolve(board) if board else None}
+    result = train_cohort(folder, out, preset=preset, folds=folds, epochs=epochs, **options)
     last = result.history.groupby("fold").last()
     typer.echo(
         f"{len(result.aifs)} AIFs in {out / 'aifs.csv'}; validation Dice {last['val_dice'].mean():.3f}"

@@ -28,7 +28,7 @@ FRESH = 1000  # our choice: seeds of fresh phantoms start here, far from any tha
 NEAR = 1.5  # s; our choice: an AIF whose peak is nearer to the true one came from an artery
 
 
-def train_runs(cohort, folder, *, preset="quick", folds=5, matrix="volterra", seed=0, heads=LEARNED) -> dict:
+def train_runs(cohort, folder, *, preset="quick", folds=5, matrix="circulant", seed=0, heads=LEARNED) -> dict:
     """Train the heads one after the other, or go on where it stopped.
 
     Parameters
@@ -99,7 +99,7 @@ def learned_arm(run) -> Callable:
     return partial(mean_aif, load_folds(run))
 
 
-def learned_tests(patients, *, matrix="volterra", seed=0):
+def learned_tests(patients, *, matrix="circulant", seed=0):
     """Compare each learned arm with the expert and with the mean curve of the brain, patient by patient.
 
     Parameters

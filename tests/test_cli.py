@@ -28,7 +28,7 @@ COMMANDS = {
     "pick": ("cohort", "--rater", "--case", "--port", "--browser"),
     "train": (
         *("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
-        *("--arm", "--loss", "--learn", "--fold"),
+        *("--arm", "--loss", "--learn", "--fold", "--board"),
     ),
     "predict": ("--cohort", "--out"),
     "batch": (
@@ -244,13 +244,24 @@ def test_train_hands_on_what_was_asked(command_line, tmp_path, tiny_cohort, monk
         return SimpleNamespace(aifs=dict.fromkeys("abc"), history=history)
 
     monkeypatch.setitem(sys.modules, "perfkit.training", SimpleNamespace(train_cohort=train_cohort))
-    arguments = ["--folds", "2", "--epochs", "2", "--seed", "4", "--matrix", "circulant", "--preset", "tiny"]
-    arguments += ["--arm", "pool", "--loss", "ranking", "--learn", "slope", "--fold", "1"]
+    arguments = ["--folds", "2", "--epochs", "2", "--seed", "4", "--matrix", "volterra", "--preset", "tiny"]
+    arguments += [
+        "--arm",
+        "pool",
+        "--loss",
+        "ranking",
+        "--learn",
+        "slope",
+        "--fold",
+        "1",
+        "--board",
+        tmp_path / "b",
+    ]
     status, out, _ = command_line("train", "--cohort", tiny_cohort, "--out", tmp_path / "t", *arguments)
     assert status == 0
     assert out.strip() == f"3 AIFs in {tmp_path / 't' / 'aifs.csv'}; validation Dice 0.400"
-    options = {"preset": "tiny", "folds": 2, "epochs": 2, "matrix": "circulant", "seed": 4}
-    options |= {"head": "pool", "loss": "ranking", "learn": ("slope",), "only": 1}
+    options = {"preset": "tiny", "folds": 2, "epochs": 2, "matrix": "volterra", "seed": 4}
+    options |= {"head": "pool", "loss": "ranking", "learn": ("slope",), "only": 1, "board": tmp_path / "b"}
     assert asked == [(tiny_cohort, tmp_path / "t", options)]
 
 

@@ -38,7 +38,7 @@ def patients(**differences):
     rows = []
     for arm, moved in {"expert": 0.0, **differences}.items():
         table = pd.DataFrame({name: values + moved for name, values in base.items()})
-        rows.append(table.assign(patient=[f"p{i}" for i in range(12)], arm=arm, matrix="volterra"))
+        rows.append(table.assign(patient=[f"p{i}" for i in range(12)], arm=arm, matrix="circulant"))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -118,9 +118,9 @@ def test_a_learned_arm_proposes_what_predict_cohort_does(head, runs, prepared):
 
 
 def test_a_run_of_another_head_is_refused_and_another_matrix_is_said(runs, tmp_path):
-    assert learnedstudy.check_runs(runs, "volterra") == []
-    assert learnedstudy.check_runs({"cnn": runs["cnn"]}, "circulant") == [
-        "CNN AIF: trained through volterra, scored through circulant."
+    assert learnedstudy.check_runs(runs, "circulant") == []
+    assert learnedstudy.check_runs({"cnn": runs["cnn"]}, "volterra") == [
+        "CNN AIF: trained through circulant, scored through volterra."
     ]
     with pytest.raises(ValueError, match=r"head pool is asked for.*'cnn'"):
         learnedstudy.check_runs({"pool": runs["cnn"]}, "volterra")
