@@ -45,19 +45,39 @@ def aif_table(cases: Sequence[int] = range(1, 13), seed: int = 0, size: str = "s
     tables = []
     for scan in scans:
         scan["aifs"]["pooled"] = _pooled(scan, scans)
-        if np.count_nonzero(scan["core"]) < LEAST:
-            continue
-        for name in AIFS:
-            if scan["aifs"].get(name) is None:
-                continue
-            for kind, options in SHOWN.items():
-                found = estimators.read(
-                    scan["curves"], scan["aifs"][name], scan["dt"], options, noise=scan["noise"]
-                )
-                rcbf = found["cbf"] / found["cbf"][scan["reference"]].mean()
-                row = {"scan": scan["id"], "patient": scan["patient"], "aif": name, "map": kind}
-                dice = metamorphic.dice_curve(rcbf, scan["core"])
-                tables.append(pd.DataFrame(row | {"threshold": metamorphic.CUTS, "dice": dice}))
+        tables += _measured(scan, {name: scan["aifs"].get(name) for name in AIFS}, "circulant")
+    return pd.concat(tables, ignore_index=True)
+
+
+def effect_table(prepared: dict, curves: dict, *, matrix: str = "circulant"):
+    """Map scans with the AIFs of several arms, plain and calibrated, and measure the core at all thresholds.
+
+    Parameters
+    ----------
+    prepared : dict from case id to Prepared; scans without a core, or with hardly one, are left out
+    curves : dict from arm to dict from case id to AIF (T,), in any unit
+    matrix : of the deconvolution
+
+    Returns
+    -------
+    DataFrame as of ``aif_table``, with the arm as "aif", for ``summary``. An AIF whose area is not positive,
+    as a regressed one may be, has no calibrated row: there is no CBV to calibrate with.
+
+    Raises
+    ------
+    ValueError : no scan has enough of a core.
+    """
+    import pandas as pd
+
+    tables = []
+    for case, scan in prepared.items():
+        if scan.core is not None:
+            aifs = {arm: of[case] for arm, of in curves.items() if case in of}
+            tables += _measured(_sampled(scan), aifs, matrix)
+    if not tables:
+        raise ValueError(
+            f"A core of {LEAST} sampled voxels is needed for its Dice: none of the scans has one."
+        )
     return pd.concat(tables, ignore_index=True)
 
 
@@ -92,11 +112,28 @@ def summary(table):
     return pd.DataFrame(rows)
 
 
+def _measured(scan, aifs, matrix) -> list:
+    """Dice at all thresholds, a DataFrame for each AIF and map; none where there is hardly a core."""
+    import pandas as pd
+
+    if np.count_nonzero(scan["core"]) < LEAST:
+        return []
+    tables = []
+    for name, aif in aifs.items():
+        for kind, options in SHOWN.items():
+            if aif is None or (kind == "calibrated" and not np.trapezoid(aif) > 0):
+                continue
+            options = {"matrix": matrix, **options}
+            cbf = estimators.read(scan["curves"], aif, scan["dt"], options, noise=scan["noise"])["cbf"]
+            dice = metamorphic.dice_curve(cbf / cbf[scan["reference"]].mean(), scan["core"])
+            row = {"scan": scan["id"], "patient": scan["patient"], "aif": name, "map": kind}
+            tables.append(pd.DataFrame(row | {"threshold": metamorphic.CUTS, "dice": dice}))
+    return tables
+
+
 def _scan(case) -> dict:
-    """Prepare a scan: an even sample of the brain's curves, masks and label (n,), and its own AIFs (T,)."""
+    """Prepare a scan, and find its own AIFs (T,)."""
     prepared = prepare(case)
-    brain = np.argwhere(prepared.brain)
-    at = tuple(brain[:: max(1, len(brain) // VOXELS)].T)
     aifs = {
         "true": np.asarray(case.truth["aif"], float),
         "expert": voxel_aif(prepared.concentration, case.truth["rater_voxels"], prepared.dt).curve,
@@ -106,15 +143,21 @@ def _scan(case) -> dict:
         aifs["automatic"] = select_aif(prepared).curve
     except ValueError:
         aifs["automatic"] = None  # a slab may hold no artery: that scan then has no such row
+    return _sampled(prepared) | {"aifs": aifs}
+
+
+def _sampled(prepared) -> dict:
+    """Take an even sample of the brain's curves, with masks and label (n,)."""
+    brain = np.argwhere(prepared.brain)
+    at = tuple(brain[:: max(1, len(brain) // VOXELS)].T)
     return {
-        "id": case.id,
-        "patient": case.patient,
+        "id": prepared.id,
+        "patient": prepared.patient,
         "dt": prepared.dt,
         "curves": prepared.concentration[at],
         "reference": prepared.reference_tissue[at],
-        "core": np.asarray(case.core)[at],
+        "core": np.asarray(prepared.core)[at],
         "noise": prepared.frame_noise,
-        "aifs": aifs,
     }
 
 

@@ -1,12 +1,23 @@
 """The table of estimators: its measures against their definition, and what it must say of each."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from perfkit import accuracy, aifeffect, cohortaccuracy, estimators, metamorphic, phantom
+from perfkit import (
+    accuracy,
+    aifeffect,
+    arms,
+    cohortaccuracy,
+    estimators,
+    metamorphic,
+    metrics,
+    phantom,
+    preprocessing,
+)
 
 N_ESTIMATORS = 5 + 6 + 5  # D2 needs the circulant matrix
 
@@ -202,6 +213,29 @@ def test_every_aif_maps_the_scans_of_a_cohort():
     assert table["dice"].between(0, 1).all() and table.groupby(["aif", "map"])["dice"].max().min() > 0.1
     keys = ["scan", "aif", "map", "threshold"]
     assert not table.duplicated(keys).any()
+
+
+def test_the_arms_of_a_cohort_are_mapped_plain_and_calibrated():
+    case = phantom.make_case(0, 1, size="tiny")
+    scan = preprocessing.prepare(case)
+    bolus = np.asarray(case.truth["aif"], float)
+    curves = {
+        "true": {case.id: bolus},
+        "upside_down": {case.id: bolus - 2 * bolus.mean()},
+        "other": {"x": bolus},
+    }
+    found = aifeffect.effect_table({case.id: scan}, curves)
+    kinds = found.groupby("aif")["map"].unique().map(set).to_dict()
+    assert kinds == {
+        "true": {"plain", "calibrated"},
+        "upside_down": {"plain"},
+    }  # no area, nothing to calibrate
+    row = found[(found["aif"] == "true") & (found["map"] == "plain") & np.isclose(found["threshold"], 0.38)]
+    rcbf = arms.rcbf_map(scan, bolus, "circulant")
+    assert scan.brain.sum() < aifeffect.VOXELS  # all voxels are sampled: the study's own core is at hand
+    assert row["dice"].item() == pytest.approx(metrics.dice(scan.core[scan.brain], rcbf[scan.brain] < 0.38))
+    with pytest.raises(ValueError, match="A core of 20 sampled voxels"):
+        aifeffect.effect_table({case.id: replace(scan, core=np.zeros_like(scan.core))}, curves)
 
 
 def test_it_prints_a_line_for_each_estimator_of_each_view(monkeypatch, table, changes, cohort):

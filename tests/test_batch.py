@@ -721,7 +721,8 @@ def test_a_batch_system_starts_the_workers(tmp_path, driver):
     tools = tmp_path / "bin"
     tools.mkdir()
     words = {
-        "sbatch": f'cp "$1" {tmp_path}/job\nsh {tmp_path}/job >{tmp_path}/log 2>&1 &\necho $! >{tmp_path}/pid\n'
+        "sbatch": f'cp "$1" {tmp_path}/job\nsh {tmp_path}/job >{tmp_path}/log 2>&1 &\n'
+        f"echo $! >{tmp_path}/pid\n"
         "echo Submitted batch job 7",
         "scancel": f"echo $1 >{tmp_path}/ended; kill $(cat {tmp_path}/pid)",
     }

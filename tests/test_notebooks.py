@@ -403,6 +403,9 @@ def facts_07(metrics, cohort):
         assert row["mean_difference"] == pytest.approx(gap)
     agreed = {row["arm"]: row for row in metrics["aif"]}
     assert agreed["expert"]["r"] > agreed["brain_mean"]["r"]  # tissue spreads the bolus
+    effect = {(row["aif"], row["map"]): row for row in metrics["aif_effect"]}
+    assert {arm for arm, kind in effect if kind == "plain"} == arms
+    assert effect["expert", "plain"]["gain"] == 0 and ("pool", "calibrated") in effect
     parts = {row["part"]: row["dice"] for row in metrics["shares"]}
     assert parts.pop("loss") == pytest.approx(sum(parts.values()))
     assert {row["arm"] for row in metrics["robustness"]} == arms
