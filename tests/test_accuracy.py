@@ -24,7 +24,7 @@ N_ESTIMATORS = 5 + 6 + 5  # D2 needs the circulant matrix
 
 @pytest.fixture(scope="module")
 def table():
-    return accuracy.accuracy_table(residues=["exponential", "linear"])
+    return accuracy.accuracy_table()
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,25 @@ def test_blocks_are_means_of_voxels():
 
 def test_every_estimator_stands_in_the_table_once(table):
     keys = table[["residue", "matrix", "estimator", "map"]]
-    assert len(keys.drop_duplicates()) == len(table) == 2 * N_ESTIMATORS * 4
+    assert len(keys.drop_duplicates()) == len(table) == 3 * N_ESTIMATORS * 4
     assert np.isfinite(table[["bias", "rms", "relative_bias", "r"]].to_numpy()).all()
+
+
+def test_each_image_of_the_grid_has_its_own_correlation():
+    truth = np.stack([np.arange(12.0).reshape(3, 4), np.arange(12.0).reshape(3, 4) ** 2], axis=-1)
+    found = truth.copy()
+    found[0, 0, 1] = 50.0
+    assert accuracy._least_r(found, truth) == pytest.approx(
+        np.corrcoef(found[..., 1].flat, truth[..., 1].flat)[0, 1]
+    )
+    assert np.isnan(accuracy._least_r(found, np.ones_like(truth)))
+
+
+def test_calibrated_flow_and_transit_time_follow_the_truth_in_each_of_the_fifteen_images(table):
+    rows = table[(table["estimator"] == "calibrated") & table["map"].isin(["cbf", "mtt"])]
+    assert len(rows) == 3 * 3 * 2 and rows["r_image"].min() > 0.9
+    volume = table[(table["estimator"] == "calibrated") & (table["map"] == "cbv")]
+    assert volume["r"].min() > 0.9 and volume["r_image"].isna().all()  # one CBV per image: only pooled
 
 
 @pytest.mark.parametrize("matrix", ["circulant", "truncated"])
@@ -226,10 +243,8 @@ def test_the_arms_of_a_cohort_are_mapped_plain_and_calibrated():
     }
     found = aifeffect.effect_table({case.id: scan}, curves)
     kinds = found.groupby("aif")["map"].unique().map(set).to_dict()
-    assert kinds == {
-        "true": {"plain", "calibrated"},
-        "upside_down": {"plain"},
-    }  # no area, nothing to calibrate
+    # without an area there is nothing to calibrate
+    assert kinds == {"true": {"plain", "calibrated"}, "upside_down": {"plain"}}
     row = found[(found["aif"] == "true") & (found["map"] == "plain") & np.isclose(found["threshold"], 0.38)]
     rcbf = arms.rcbf_map(scan, bolus, "circulant")
     assert scan.brain.sum() < aifeffect.VOXELS  # all voxels are sampled: the study's own core is at hand
@@ -250,7 +265,9 @@ def test_it_prints_a_line_for_each_estimator_of_each_view(monkeypatch, table, ch
     monkeypatch.setattr(accuracy.aifeffect, "aif_table", lambda scans: of_patients(AIF_DICE))
     found = accuracy.measure(lines.append, scans=[1, 2], aif_scans=[1, 2, 3])
     calibrated = sum("calibrated" in line for line in lines)
-    assert calibrated == 2 * 3 + 3 + 2 * 3 + 9 * 3 + 1 + 1  # Kudo, scans, their cores, changes, widths, AIF
+    # Kudo, its images, scans, their cores, changes, widths, AIF
+    assert calibrated == 3 * 3 + 3 + 3 + 2 * 3 + 9 * 3 + 1 + 1
+    assert any(line.startswith("  circulant calibrated: exponential 0.9") for line in lines)
     assert all(np.isfinite(value) for value in found.values())
     assert found["kudo_linear_truncated_calibrated_mtt"] > 0.9
     assert found["change_8 s later_circulant_D2"] <= 0.01
