@@ -70,7 +70,7 @@ def lesions_figure(background, masks, *, affine=None, brain=None, most: int = MO
     Parameters
     ----------
     background : (X, Y, Z), HU.
-    masks : {name: (X, Y, Z) bool}, such as core and penumbra.
+    masks : {name: (X, Y, Z) bool}, such as core and penumbra; the first lies on top.
     affine : (4, 4) mm, optional; marks R and L.
     brain : (X, Y, Z) bool, optional; what to zoom to, and slices without any are left out.
     most : slices; of more, those that stand evenly among them.
@@ -82,7 +82,7 @@ def lesions_figure(background, masks, *, affine=None, brain=None, most: int = MO
     titles = [f"Slice {z + 1}" for z in shown]
     figure = _slices(titles, [background[..., z] for z in shown], affine, window)
     for i, z in enumerate(shown):
-        for name, mask in masks.items():
+        for name, mask in reversed(masks.items()):  # where two share a border, the first one's is seen
             colour = LESION_COLOURS.get(name, VOXEL_COLOURS[0])
             drawing.add_contour(figure, mask[..., z], *_place(i), colour=colour, name=name)
     for name in masks:  # a slice without a mask has no line of its own to stand in the legend

@@ -68,6 +68,18 @@ def test_lesions_are_outlined_on_the_slices_of_the_brain_and_named_once(prepared
     assert np.nanmin(x) == 4.5 and np.nanmax(x) == 8.5  # the borders of its voxels
 
 
+def test_the_core_is_seen_where_it_shares_its_border_with_the_penumbra():
+    core = np.zeros((12, 12, 1), bool)
+    core[4:8, 4:8] = True
+    around = np.zeros_like(core)
+    around[2:10, 2:10] = ~core[2:10, 2:10]
+    figure = overlays.lesions_figure(np.zeros(core.shape), {"core": core, "penumbra": around})
+    lines = [
+        trace.name for trace in figure.data if trace.x is not None and not trace.showlegend and trace.name
+    ]
+    assert lines.index("core") > max(i for i, name in enumerate(lines) if name == "penumbra")
+
+
 def test_of_many_slices_those_are_shown_that_stand_evenly(prepared):
     background = np.zeros((8, 8, 16))
     figure = overlays.lesions_figure(background, {}, most=4)
