@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST, TOO_NEW = (3, 11), (3, 14)  # requires-python of pyproject.toml
 EXTRAS = ("cpu", "gpu")
 DEFAULT_TESTS = "not slow and not gpu"
+TEST_PROCESSES = 4  # at most; our choice: each holds a TensorFlow of its own, a gigabyte
 STARTED = "PERFKIT_STARTED"
 
 
@@ -77,7 +78,8 @@ def run_tests(arguments=(), root=ROOT):
 
     Parameters
     ----------
-    arguments : passed on to pytest.
+    arguments : passed on to pytest. Without any, the whole suite runs in as many processes as there are
+        processors, at most four, each taking a file at a time.
 
     Returns
     -------
@@ -91,6 +93,9 @@ def run_tests(arguments=(), root=ROOT):
         return 2
     marked = any(str(argument).startswith("-m") for argument in arguments)
     chosen = [] if marked else ["-m", DEFAULT_TESTS]
+    processes = min(os.cpu_count() or 1, TEST_PROCESSES)
+    if not arguments and processes > 1 and _installed_one("pytest-xdist"):
+        chosen += ["-n", str(processes), "--dist", "loadfile"]
     return subprocess.call([sys.executable, "-m", "pytest", *chosen, *arguments], cwd=str(root))
 
 

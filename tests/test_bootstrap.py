@@ -370,7 +370,7 @@ def test_progress_counts_what_pip_does(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "passed"),
     [
-        ((), ["-m", "not slow and not gpu"]),
+        (("-x",), ["-m", "not slow and not gpu", "-x"]),
         (("-k", "dice", "--maxfail=1"), ["-m", "not slow and not gpu", "-k", "dice", "--maxfail=1"]),
         (("-m", "slow"), ["-m", "slow"]),
         (("-mslow",), ["-mslow"]),
@@ -381,6 +381,18 @@ def test_run_tests_leaves_the_slow_ones_out_unless_asked(monkeypatch, arguments,
     monkeypatch.setattr(bootstrap.subprocess, "call", lambda command, cwd: calls.append((command, cwd)) or 5)
     assert bootstrap.run_tests(arguments) == 5
     assert calls == [([sys.executable, "-m", "pytest", *passed], str(ROOT))]
+
+
+@pytest.mark.parametrize(
+    ("processors", "passed"),
+    [(1, []), (2, ["-n", "2", "--dist", "loadfile"]), (64, ["-n", "4", "--dist", "loadfile"])],
+)
+def test_the_whole_suite_takes_the_processors_there_are(monkeypatch, processors, passed):
+    calls = []
+    monkeypatch.setattr(bootstrap.os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(bootstrap.subprocess, "call", lambda command, cwd: calls.append(command) or 0)
+    assert bootstrap.run_tests() == 0
+    assert calls == [[sys.executable, "-m", "pytest", "-m", "not slow and not gpu", *passed]]
 
 
 def test_run_tests_without_a_clone_says_so(tmp_path, capsys):

@@ -38,7 +38,7 @@ def errors(cells):
 
 
 def move_slider_and_wait(page, name):
-    """Push a slider of notebook 00 by keys; return the figure's data before and after."""
+    """Push a slider of notebook 00 by keys, until the figure shows other data."""
     data = """() => JSON.stringify(Array.from(
         document.querySelector('.perfkit-explorer .js-plotly-plot').data,
         trace => Array.from(trace.y._inputArray ?? trace.y)))"""
@@ -50,7 +50,6 @@ def move_slider_and_wait(page, name):
     for _ in range(4):
         handle.press("ArrowRight")
     page.wait_for_function(f"before => ({data})() !== before", arg=before)
-    return before, page.evaluate(data)
 
 
 def test_every_cell_of_a_notebook_runs_and_errors_are_seen(lab, run_all):
@@ -58,14 +57,6 @@ def test_every_cell_of_a_notebook_runs_and_errors_are_seen(lab, run_all):
     assert cells[0]["outputs"][0]["text"] in ("42\n", ["42\n"])
     assert "ZeroDivisionError" in errors(cells)[0]
     assert cells[2]["outputs"] == []
-
-
-def test_sliders_redraw_the_figure(lab, run_all, page, tmp_path):
-    source = "from perfkit.explorer import DeconvolutionExplorer\nDeconvolutionExplorer().widget()"
-    assert errors(run_all(write(lab, "sliders.ipynb", source))) == []
-    before, after = move_slider_and_wait(page, "lambda_rel")
-    page.screenshot(path=tmp_path / "sliders.png")
-    assert before != after
 
 
 @pytest.mark.parametrize("stem", ["00_deconvolution_by_hand"])
