@@ -190,6 +190,7 @@ def train(
         list[str] | None,
         typer.Option(help="Train this too: threshold, slope or lambda_rel; may be repeated."),
     ] = None,
+    tmax: Annotated[bool, typer.Option("--tmax", help="Core has Tmax above 6 s too.")] = False,
     fold: Annotated[int, typer.Option(help="Only this fold, from 0; -1: all.", min=-1)] = -1,
     board: Annotated[str, typer.Option(help="Folder for TensorBoard, where it is installed.")] = "",
 ):
@@ -224,7 +225,11 @@ def train(
 
     out = paths.resolve(out or "../data/runs/training")
     options = {"head": arm, "loss": loss, "learn": tuple(learn or ()), "matrix": matrix, "seed": seed}
-    options |= {"only": None if fold < 0 else fold, "board": paths.resolve(board) if board else None}
+    options |= {
+        "tmax_factor": tmax,
+        "only": None if fold < 0 else fold,
+        "board": paths.resolve(board) if board else None,
+    }
     result = train_cohort(folder, out, preset=preset, folds=folds, epochs=epochs, **options)
     last = result.history.groupby("fold").last()
     typer.echo(

@@ -182,6 +182,8 @@ class FoldTraining:
             yield sample, *augmented(sample, settings.augmentation, rng, **options)
 
     def _epoch(self):
+        if self.model.soft_tmax is not None:
+            self.model.soft_tmax.anneal(len(self.history) / max(1, self.settings.epochs - 1))
         losses = [self.step(*one) for one in ahead(self.steps(len(self.history)))]
         return float(np.mean(losses))
 

@@ -9,6 +9,7 @@ from perfkit.arrays import nonzero
 from perfkit.corerule import RCBF_SLOPE as SLOPE
 from perfkit.corerule import core_probability
 from perfkit.deconvolution import deconvolution_operator, flow, lag_window
+from perfkit.readout import SOFT_BETA, soft_peak_beta, soft_peak_time
 from perfkit.tensors import keras, layers, ops
 
 LEARNABLE = ("threshold", "slope", "lambda_rel")
@@ -61,6 +62,10 @@ class Deconvolution(layers.Layer):
         return self._lambda.value
 
     def call(self, series, aif, valid=None):
+        return flow(self.irf(series, aif, valid))
+
+    def irf(self, series, aif, valid=None):
+        """Compute k at the lags that are searched: (B, ..., T) and (B, T) -> (B, ..., W), 1/s."""
         n_frames = aif.shape[-1]
         operator = deconvolution_operator(
             aif, self.dt, matrix=self.matrix, lambda_rel=self.lambda_rel, valid=valid
@@ -70,7 +75,7 @@ class Deconvolution(layers.Layer):
         if valid is not None:  # lags beyond the end of the scan are padding, not to be searched
             readout = readout * _before_the_end(valid, np.count_nonzero(lags < 0))[:, None]
         voxels = ops.reshape(series, (ops.shape(series)[0], -1, n_frames))
-        return ops.reshape(flow(ops.matmul(voxels, readout)), ops.shape(series)[:-1])
+        return ops.reshape(ops.matmul(voxels, readout), (*ops.shape(series)[:-1], len(lags)))
 
     def get_config(self):
         own = {"matrix": self.matrix, "lambda_rel": self._lambda.start, "dt": self.dt}
@@ -79,6 +84,29 @@ class Deconvolution(layers.Layer):
 
 def _before_the_end(valid, n_negative):
     return ops.concatenate([ops.ones_like(valid[:, :1])] * n_negative + [valid], axis=-1)
+
+
+@keras.saving.register_keras_serializable("perfkit")
+class SoftTmax(layers.Layer):
+    """Tmax as the soft argmax of k, ever sharper in training: (B, ..., W), T -> (B, ...), s."""
+
+    def __init__(self, matrix="circulant", dt=paper.FRAME_INTERVAL, **kwargs):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.matrix, self.dt = matrix, dt
+        start = keras.initializers.Constant(SOFT_BETA[1])
+        self.beta = self.add_weight(shape=(), initializer=start, trainable=False, name="beta")
+        self.built = True
+
+    def anneal(self, progress: float) -> None:
+        """Set the sharpness for the share of the training, 0 to 1, that is done."""
+        self.beta.assign(soft_peak_beta(progress))
+
+    def call(self, irf, n_frames):
+        lags = lag_window(n_frames, self.dt, self.matrix)  # Keras would make a tensor of them on the way in
+        return soft_peak_time(irf, lags, self.dt, beta=ops.convert_to_tensor(self.beta))
+
+    def get_config(self):
+        return {**super().get_config(), "matrix": self.matrix, "dt": self.dt}
 
 
 @keras.saving.register_keras_serializable("perfkit")
@@ -94,7 +122,7 @@ class RelativeCBF(layers.Layer):
 
 @keras.saving.register_keras_serializable("perfkit")
 class CoreProbability(layers.Layer):
-    """Turn rCBF into the probability of core: σ((θ − rCBF) / s).
+    """Turn rCBF into the probability of core: σ((θ − rCBF) / s), with Tmax times σ((Tmax − 6 s) / 1 s).
 
     Paper: Method, lesion map.
     """
@@ -115,8 +143,8 @@ class CoreProbability(layers.Layer):
         """Width of the sigmoid in rCBF; a tensor where it is learned."""
         return self._slope.value
 
-    def call(self, rcbf):
-        return core_probability(rcbf, threshold=self.threshold, slope=self.slope)
+    def call(self, rcbf, tmax=None):
+        return core_probability(rcbf, tmax, threshold=self.threshold, slope=self.slope)
 
     def get_config(self):
         own = {"threshold": self._threshold.start, "slope": self._slope.start, "learn": self.learn}

@@ -7,9 +7,9 @@ import numpy as np
 from perfkit import paper
 from perfkit.arrays import checked_lambda, checked_positive, namespace, nonzero
 from perfkit.clock import N_FRAMES, clock_matrices, half_rise
-from perfkit.deconvolution import MATRICES
+from perfkit.deconvolution import MATRICES, flow
 from perfkit.heads import VoxelPooling, aif_network
-from perfkit.layers import LEARNABLE, SLOPE, CoreProbability, Deconvolution, RelativeCBF
+from perfkit.layers import LEARNABLE, SLOPE, CoreProbability, Deconvolution, RelativeCBF, SoftTmax
 from perfkit.losses import soft_dice_loss
 from perfkit.tensors import keras, ops
 
@@ -33,6 +33,7 @@ class DeconvolutionModel(keras.Model):
         threshold=paper.RCBF_THRESHOLD,
         slope=SLOPE,
         learn=(),
+        tmax_factor=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -42,6 +43,7 @@ class DeconvolutionModel(keras.Model):
             matrix, lambda_rel, learn="lambda_rel" in self.learn, name="deconvolution"
         )
         self.relative_cbf = RelativeCBF(name="relative_cbf")
+        self.soft_tmax = SoftTmax(matrix, name="soft_tmax") if tmax_factor else None
         of_the_map = [name for name in self.learn if name != "lambda_rel"]
         self.core_probability = CoreProbability(threshold, slope, of_the_map, name="core_probability")
 
@@ -63,18 +65,17 @@ class DeconvolutionModel(keras.Model):
         Returns
         -------
         dict of core_probability, rcbf, cbf : (B, ...); aif : (B, T); with a VOF head, vof : (B, T); of the
-        pooling head, weights : (B, V, 1 or 2)
+        pooling head, weights : (B, V, 1 or 2); with the second factor of the core, tmax : (B, ...), s
         """
         inputs = _inputs(inputs, self.n_frames)
         found = self._propose(inputs, training)
-        cbf = self.deconvolution(inputs["series"], found["aif"], inputs.get("valid"))
+        irf = self.deconvolution.irf(inputs["series"], found["aif"], inputs.get("valid"))
+        cbf, late = flow(irf), {}
+        if self.soft_tmax is not None:
+            late = {"tmax": self.soft_tmax(irf, n_frames=found["aif"].shape[-1])}
         rcbf = self.relative_cbf(cbf, inputs.get("reference_tissue", inputs["brain"]))
-        return {
-            **found,
-            "cbf": cbf,
-            "rcbf": rcbf,
-            "core_probability": self.core_probability(rcbf) * inputs["brain"],
-        }
+        core_probability = self.core_probability(rcbf, *late.values()) * inputs["brain"]
+        return {**found, **late, "cbf": cbf, "rcbf": rcbf, "core_probability": core_probability}
 
     def aif(self, inputs, training=False):
         """Propose the AIF on the frames of the series: (B, T)."""
@@ -145,6 +146,7 @@ class DeconvolutionModel(keras.Model):
             "threshold": rule["threshold"],
             "slope": rule["slope"],
             "learn": self.learn,
+            "tmax_factor": self.soft_tmax is not None,
         }
 
     @classmethod
@@ -162,6 +164,7 @@ def deconvolution_model(
     threshold: float = paper.RCBF_THRESHOLD,
     slope: float = SLOPE,
     learn=(),
+    tmax_factor: bool = False,
     vof: bool = False,
     dtype=None,
     seed: int = 0,
@@ -179,6 +182,7 @@ def deconvolution_model(
     matrix, lambda_rel : of the deconvolution
     threshold, slope : centre and width of the sigmoid in rCBF
     learn : of "threshold", "slope" and "lambda_rel", those that are trained too; none in the paper
+    tmax_factor : core is late as well, Tmax above 6 s (Cereda 2016); the paper asks for low flow alone
     vof : propose a venous output function too
     dtype : policy of the CNN's convolutions, such as "mixed_float16"
     seed : of the default network
@@ -217,7 +221,7 @@ def deconvolution_model(
     elif network is None:
         network = aif_network(n_frames, seed=seed, vof=vof, dtype=dtype)
     return DeconvolutionModel(
-        network, matrix, lambda_rel, threshold, slope, tuple(learn), name="deconvolution_model"
+        network, matrix, lambda_rel, threshold, slope, tuple(learn), tmax_factor, name="deconvolution_model"
     )
 
 

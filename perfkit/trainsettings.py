@@ -32,6 +32,8 @@ class Settings:
     clip : largest norm of the gradient
     lambda_rel, threshold, slope : of the deconvolution and the sigmoid; where they start if they are learned
     learn : of "threshold", "slope" and "lambda_rel", those that are trained; none in the paper
+    tmax_factor : core is late as well, Tmax above 6 s (Cereda 2016), by a soft argmax that grows sharper from
+        epoch to epoch; the paper asks for low flow alone
     vof : propose a venous output function too; no term of ``Objective`` teaches it yet
     voxels : of a scan in one step, drawn anew each time
     validation : share of the training patients that decide when to stop; 0: none
@@ -53,6 +55,7 @@ class Settings:
     threshold: float = paper.RCBF_THRESHOLD
     slope: float = SLOPE
     learn: tuple[str, ...] = ()
+    tmax_factor: bool = False
     vof: bool = False
     voxels: int = N_VOXELS
     validation: float = 0.2
@@ -94,6 +97,7 @@ class Settings:
             threshold=self.threshold,
             slope=self.slope,
             learn=self.learn,
+            tmax_factor=self.tmax_factor,
             vof=self.vof,
             dtype=None if self.precision == "float32" else self.precision,
             seed=self.seed * 100 + fold,

@@ -28,7 +28,7 @@ COMMANDS = {
     "pick": ("cohort", "--rater", "--case", "--port", "--browser"),
     "train": (
         *("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
-        *("--arm", "--loss", "--learn", "--fold", "--board"),
+        *("--arm", "--loss", "--learn", "--tmax", "--fold", "--board"),
     ),
     "predict": ("--cohort", "--out"),
     "batch": (
@@ -250,6 +250,7 @@ def test_train_hands_on_what_was_asked(command_line, tmp_path, tiny_cohort, monk
         "pool",
         "--loss",
         "ranking",
+        "--tmax",
         "--learn",
         "slope",
         "--fold",
@@ -261,7 +262,14 @@ def test_train_hands_on_what_was_asked(command_line, tmp_path, tiny_cohort, monk
     assert status == 0
     assert out.strip() == f"3 AIFs in {tmp_path / 't' / 'aifs.csv'}; validation Dice 0.400"
     options = {"preset": "tiny", "folds": 2, "epochs": 2, "matrix": "volterra", "seed": 4}
-    options |= {"head": "pool", "loss": "ranking", "learn": ("slope",), "only": 1, "board": tmp_path / "b"}
+    options |= {
+        "head": "pool",
+        "loss": "ranking",
+        "learn": ("slope",),
+        "tmax_factor": True,
+        "only": 1,
+        "board": tmp_path / "b",
+    }
     assert asked == [(tiny_cohort, tmp_path / "t", options)]
 
 

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from perfkit.corerule import core_probability
+from perfkit.deconvolution import impulse_response, lag_window
 from perfkit.maps import perfusion_maps, relative_cbf
 from perfkit.network import (
     CoreProbability,
@@ -15,6 +17,7 @@ from perfkit.network import (
     network_view,
     soft_dice_loss,
 )
+from perfkit.readout import soft_peak_time
 
 RNG = np.random.default_rng(0)
 
@@ -148,11 +151,47 @@ def test_seeds_decide_the_weights():
 
 
 def test_a_saved_model_comes_back(tmp_path):
-    model, ctp = deconvolution_model(seed=4, matrix="volterra", slope=0.03), series()[None]
+    model, ctp = deconvolution_model(seed=4, matrix="volterra", slope=0.03, tmax_factor=True), series()[None]
     expected = numpy_of(model(ctp))
     model.save(tmp_path / "model.keras")
     back = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(numpy_of(back(ctp)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("matrix", ["circulant", "volterra"])
+def test_the_second_factor_of_the_core_is_that_of_the_rule(matrix):
+    """Low flow times late: from the same k as the maps', by NumPy."""
+    ctp = series()
+    model = deconvolution_model(matrix=matrix, tmax_factor=True)
+    found = model.outputs({"series": ctp[None]})
+    aif = numpy_of(found["aif"])[0].astype(float)
+    k = impulse_response(ctp.astype(float), aif, matrix=matrix)
+    lags = lag_window(40, 1.0, matrix)
+    tmax = soft_peak_time(k[..., lags % k.shape[-1]], lags, beta=80.0)
+    np.testing.assert_allclose(numpy_of(found["tmax"])[0], tmax, atol=0.02)
+    expected = core_probability(numpy_of(found["rcbf"])[0], numpy_of(found["tmax"])[0])
+    np.testing.assert_allclose(numpy_of(found["core_probability"])[0], expected, atol=1e-6)
+    assert "tmax" not in deconvolution_model(matrix=matrix).outputs({"series": ctp[None]})
+
+
+def test_with_the_second_factor_the_time_of_the_aif_counts():
+    """rCBF is blind to it with the circulant matrix: its gradient has nothing along a shift."""
+    ctp, aif = series(), bolus(40).astype("float32")
+    along = np.gradient(aif).astype("float32")
+
+    def slope(tmax_factor):
+        model = deconvolution_model(tmax_factor=tmax_factor)
+
+        def mean(by):
+            moved = aif - np.float32(by) * along
+            k = model.deconvolution.irf(ctp[None], moved[None])
+            tmax = model.soft_tmax(k, n_frames=40) if tmax_factor else None
+            rcbf = model.relative_cbf(keras.ops.max(k, axis=-1), np.ones((1, *ctp.shape[:3]), np.float32))
+            return float(keras.ops.mean(model.core_probability(rcbf * 0.5, tmax)))
+
+        return (mean(1.0) - mean(-1.0)) / mean(0.0)
+
+    assert abs(slope(False)) < 0.02 < 0.2 < abs(slope(True))
 
 
 def test_half_precision_policies_leave_the_deconvolution_alone():
