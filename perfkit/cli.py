@@ -28,6 +28,7 @@ app.add_typer(batchcli.app)
 PRESETS = ("tiny", "quick", "full")
 SIZES = ("tiny", "small", "full")
 MATRICES = ("circulant", "volterra")
+MAP_MATRICES = (*MATRICES, "truncated")
 # what Keras would have to be imported for
 LEARNED_ARMS, LOSSES, LEARNED = (
     ("cnn", "pool"),
@@ -123,7 +124,13 @@ def maps(
     voxel: Annotated[
         str, typer.Option(help="AIF voxels 'x y z; x y z', from 0. Empty: Straka's rule finds one.")
     ] = "",
-    matrix: Matrix = "circulant",
+    matrix: Annotated[
+        str,
+        typer.Option(
+            help="circulant (blind to delay), volterra (as the paper prints it) or truncated (as "
+            "circulant, and claims nothing of the time after the scan)."
+        ),
+    ] = "circulant",
     lambda_rel: Lambda = 0.3,
     estimator: Annotated[
         str, typer.Option(help="tikhonov, or calibrated: its bias undone, with a map of the delay.")
@@ -139,7 +146,7 @@ def maps(
     """
     from perfkit.single import map_scans
 
-    _known("matrix", matrix, MATRICES)
+    _known("matrix", matrix, MAP_MATRICES)
     _known("estimator", estimator, ("tikhonov", "calibrated"))
     _folder("out", out)
     options = {"case": case, "voxel": voxel, "matrix": matrix, "lambda_rel": lambda_rel}

@@ -104,7 +104,7 @@ WRONG = {
     "maps {tiny} --voxel 1,2": "'x y z; x y z'",
     "maps {tiny} --estimator bayes": "tikhonov, calibrated: 'bayes' came",
     "maps {tiny} --lambda-rel 0": "lambda_rel must be positive",
-    "maps {tiny} --matrix toeplitz": "circulant, volterra: 'toeplitz' came",
+    "maps {tiny} --matrix toeplitz": "circulant, volterra, truncated: 'toeplitz' came",
     "maps {tiny} --out {file}": "--out names a folder",
     "phantom x --size huge": "tiny, small, full; 'huge' came",
     "phantom {file}": "notes.txt is a file",
