@@ -29,6 +29,7 @@ PRESETS = ("tiny", "quick", "full")
 SIZES = ("tiny", "small", "full")
 MATRICES = ("circulant", "volterra")
 MAP_MATRICES = (*MATRICES, "truncated")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # what Keras would have to be imported for
 LEARNED_ARMS, LOSSES, LEARNED = (
     ("cnn", "pool"),
@@ -197,6 +198,10 @@ def train(
         list[str] | None,
         typer.Option(help="Train this too: threshold, slope or lambda_rel; may be repeated."),
     ] = None,
+    batch_size: Annotated[int, typer.Option(help="Scans of one shape in a step.", min=1)] = 1,
+    precision: Annotated[
+        str, typer.Option(help="Of the CNN's convolutions: float32, mixed_bfloat16 or mixed_float16 (GPU).")
+    ] = "float32",
     tmax: Annotated[bool, typer.Option("--tmax", help="Core has Tmax above 6 s too.")] = False,
     fold: Annotated[int, typer.Option(help="Only this fold, from 0; -1: all.", min=-1)] = -1,
     board: Annotated[str, typer.Option(help="Folder for TensorBoard, where it is installed.")] = "",
@@ -218,6 +223,7 @@ def train(
     _known("matrix", matrix, MATRICES)
     _known("arm", arm, LEARNED_ARMS)
     _known("loss", loss, ("", *LOSSES))
+    _known("precision", precision, PRECISIONS)
     for name in learn or ():
         _known("learn", name, LEARNED)
     _folder("out", out)
@@ -233,6 +239,8 @@ def train(
     out = paths.resolve(out or "../data/runs/training")
     options = {"head": arm, "loss": loss, "learn": tuple(learn or ()), "matrix": matrix, "seed": seed}
     options |= {
+        "batch_size": batch_size,
+        "precision": precision,
         "tmax_factor": tmax,
         "only": None if fold < 0 else fold,
         "board": paths.resolve(board) if board else None,

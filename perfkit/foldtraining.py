@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -86,7 +87,7 @@ class FoldTraining:
     ----------
     folder : for ``state.npz`` (weights, best weights, optimiser, history)
     settings : Settings
-    training : samples, one step each per epoch; those without core are left out where no term speaks of them
+    training : samples, each once per epoch; those without core are left out where no term speaks of them
     fold : number, part of the seed
     validation : samples of other patients that decide when to stop
 
@@ -115,7 +116,9 @@ class FoldTraining:
         keras.utils.set_random_seed(settings.seed * 1000 + fold)
         self.model = settings.model(fold)
         self.learner = Learner(self.model, settings.objective)
-        optimizer = make_optimizer(settings, max(1, settings.epochs * len(self.training)))
+        groups = Counter(map(self._shape, self.training)).values()
+        n_steps = sum(-(-n // settings.batch_size) for n in groups)
+        optimizer = make_optimizer(settings, max(1, settings.epochs * n_steps))
         self.learner.compile(optimizer=optimizer, jit_compile=False)
         optimizer.build(self.learner.trainable_variables)
         self.history: list[dict] = []
@@ -173,21 +176,37 @@ class FoldTraining:
         return self.history
 
     def steps(self, epoch: int):
-        """Yield sample, inputs and core of every step of an epoch: the same draws, whoever asks."""
-        settings = self.settings
+        """Yield ids, inputs and core of every step of an epoch: the same draws, whoever asks.
+
+        Scans of one shape share a step, up to ``batch_size`` of them; the last of a shape may be fewer.
+        """
+        settings, waiting = self.settings, {}
         rng = np.random.default_rng([settings.seed, self.fold, epoch])
+        options = {"n_voxels": settings.voxels, "view": not self.model.pools}
         for i in rng.permutation(len(self.training)):
             sample = self.training[i]
-            options = {"n_voxels": settings.voxels, "view": not self.model.pools}
-            yield sample, *augmented(sample, settings.augmentation, rng, **options)
+            group = waiting.setdefault(self._shape(sample), [])
+            group.append((sample.id, *augmented(sample, settings.augmentation, rng, **options)))
+            if len(group) == settings.batch_size:
+                yield _joined(waiting.pop(self._shape(sample)))
+        for group in waiting.values():
+            yield _joined(group)
+
+    def _shape(self, sample):
+        """What must be equal for scans to share a step; the pooling head looks at no view."""
+        view = None if self.model.pools else sample.view.shape
+        return view, min(len(sample.core), self.settings.voxels)
 
     def _epoch(self):
         if self.model.soft_tmax is not None:
             self.model.soft_tmax.anneal(len(self.history) / max(1, self.settings.epochs - 1))
-        losses = [self.step(*one) for one in ahead(self.steps(len(self.history)))]
-        return float(np.mean(losses))
+        losses, sizes = [], []
+        for ids, inputs, core in ahead(self.steps(len(self.history))):
+            losses.append(self.step(ids, inputs, core))
+            sizes.append(len(core))
+        return float(np.average(losses, weights=sizes))
 
-    def step(self, sample: Sample, inputs: dict, core) -> float:
+    def step(self, ids: str, inputs: dict, core) -> float:
         """Take one step of the optimiser.
 
         Raises
@@ -206,7 +225,7 @@ class FoldTraining:
         if not np.isfinite(loss):
             number = int(ops.convert_to_numpy(self.learner.optimizer.iterations))
             raise RuntimeError(
-                f"The loss must stay finite: it is {loss} at {sample.id}, step {number} of fold {self.fold}. "
+                f"The loss must stay finite: it is {loss} at {ids}, step {number} of fold {self.fold}. "
                 "Try a smaller learning_rate, and look at that scan. The epochs before are saved."
             )
         return loss
@@ -264,6 +283,15 @@ class FoldTraining:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         self.history, self._best = history, best
+
+
+def _joined(group) -> tuple[str, dict, np.ndarray]:
+    """Put scans of one shape behind one another on the batch axis: (ids, inputs, core)."""
+    if len(group) == 1:
+        return group[0]
+    ids, inputs, cores = zip(*group, strict=True)
+    together = {name: np.concatenate([one[name] for one in inputs]) for name in inputs[0]}
+    return ", ".join(ids), together, np.concatenate(cores)
 
 
 def best_weights(path, shapes) -> list:

@@ -35,6 +35,7 @@ class Settings:
     tmax_factor : core is late as well, Tmax above 6 s (Cereda 2016), by a soft argmax that grows sharper from
         epoch to epoch; the paper asks for low flow alone
     vof : propose a venous output function too; no term of ``Objective`` teaches it yet
+    batch_size : scans in one step, where their shapes are equal; 1 in the paper
     voxels : of a scan in one step, drawn anew each time
     validation : share of the training patients that decide when to stop; 0: none
     patience : epochs without a better validation loss before training stops; its best weights are kept.
@@ -57,6 +58,7 @@ class Settings:
     learn: tuple[str, ...] = ()
     tmax_factor: bool = False
     vof: bool = False
+    batch_size: int = 1
     voxels: int = N_VOXELS
     validation: float = 0.2
     patience: int = 30
@@ -115,7 +117,7 @@ PRESETS = {"tiny": Settings(epochs=2), "quick": Settings(epochs=24), "full": Set
 
 
 def make_optimizer(settings: Settings, n_steps: int):
-    """Make the paper's optimiser: SGD with momentum, one scan a step.
+    """Make the paper's optimiser: SGD with momentum.
 
     Paper: Method, optimiser.
 

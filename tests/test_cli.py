@@ -28,7 +28,7 @@ COMMANDS = {
     "pick": ("cohort", "--rater", "--case", "--port", "--browser"),
     "train": (
         *("--cohort", "--out", "--preset", "--folds", "--epochs", "--matrix", "--seed"),
-        *("--arm", "--loss", "--learn", "--tmax", "--fold", "--board"),
+        *("--arm", "--loss", "--learn", "--tmax", "--fold", "--board", "--batch-size", "--precision"),
     ),
     "predict": ("--cohort", "--out"),
     "batch": (
@@ -116,6 +116,7 @@ WRONG = {
     "train --cohort {tiny} --folds 99": "99",
     "train --arm rnn": "cnn, pool: 'rnn' came",
     "train --loss l2": "'l2' came",
+    "train --precision half": "float32, mixed_bfloat16, mixed_float16: 'half' came",
     "train --learn dt": "threshold, slope, lambda_rel: 'dt' came",
     "train --folds 3 --fold 3": "from 0 to 2: 3 came",
     "predict {empty} --cohort {tiny}": "settings.json and fold-*/state.npz",
@@ -251,6 +252,10 @@ def test_train_hands_on_what_was_asked(command_line, tmp_path, tiny_cohort, monk
         "--loss",
         "ranking",
         "--tmax",
+        "--batch-size",
+        "3",
+        "--precision",
+        "mixed_bfloat16",
         "--learn",
         "slope",
         "--fold",
@@ -267,6 +272,8 @@ def test_train_hands_on_what_was_asked(command_line, tmp_path, tiny_cohort, monk
         "loss": "ranking",
         "learn": ("slope",),
         "tmax_factor": True,
+        "batch_size": 3,
+        "precision": "mixed_bfloat16",
         "only": 1,
         "board": tmp_path / "b",
     }

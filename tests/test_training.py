@@ -179,6 +179,38 @@ def test_with_the_second_factor_tmax_grows_sharper_and_a_resumed_run_ends_the_sa
     assert resumed.history == whole.history and all_equal(weights_of(whole), weights_of(resumed))
 
 
+@pytest.mark.parametrize("head", ["cnn", "pool"])
+def test_scans_of_one_shape_share_a_step_and_its_loss_is_their_mean(tmp_path, head):
+    prepared = [scan(0), scan(1), scan(2), scan(3)]
+    prepared[1] = replace(
+        prepared[1],
+        **{
+            name: getattr(prepared[1], name)[:, :, :1]
+            for name in ("concentration", "baseline", "brain", "tissue", "reference_tissue", "sides", "core")
+        },
+    )  # one slice: for the CNN another shape, and too few voxels for either
+    samples = [make_sample(p) for p in prepared]
+    settings = Settings.preset("tiny", head=head, batch_size=2, voxels=400, loss="ranking")
+    training = FoldTraining(tmp_path, settings, samples)
+    steps = list(training.steps(0))
+    assert sorted(", ".join(ids for ids, *_ in steps).split(", ")) == [f"scan_{i}" for i in range(4)]
+    assert sorted(len(core) for *_, core in steps) == [1, 1, 2]
+    rate = training.learner.optimizer.get_config()["learning_rate"]
+    assert rate["config"]["decay_steps"] == 2 * 3
+    _, inputs, core = next(step for step in steps if len(step[2]) == 2)
+    alone = []
+    for i in range(2):
+        one = {name: value[i : i + 1] for name, value in inputs.items()}
+        outputs = training.model.outputs(one)
+        alone.append(
+            float(settings.objective.total(settings.objective.terms(one, core[i : i + 1], outputs))[0])
+        )
+    outputs = training.model.outputs(inputs)
+    both = settings.objective.total(settings.objective.terms(inputs, core, outputs))
+    np.testing.assert_allclose(both, alone, rtol=2e-4)
+    assert training.run()[-1]["epoch"] == 2
+
+
 def test_other_settings_or_other_data_start_anew(tmp_path):
     training, held_out = fold(tmp_path)
     training.run(held_out)
