@@ -13,6 +13,8 @@ from perfkit import paper
 from perfkit.arrays import like, namespace, nonzero
 
 N_FRAMES = 64  # frames of the clock, 1 s apart; the longest ISLES 2018 scan has 64
+SHAPE = 3.0  # of a bolus's gamma variate; our choice, as for the Kudo grid
+TAIL = (0.22, 15.0, 1.6, 0.075)  # second pass: height, s later, wider; plateau (docs/science.md §7)
 ARRIVAL_FRAME = 20  # our choice: where half the peak stands; onsets of ISLES 2018 lie up to 15 s before it
 
 
@@ -24,6 +26,25 @@ def on_seconds(curves, dt):
     clock = np.arange(int(times[-1] / paper.FRAME_INTERVAL) + 1) * paper.FRAME_INTERVAL
     weights = np.stack([np.interp(clock, times, unit) for unit in np.eye(len(times))])
     return curves @ weights.astype(np.float32)
+
+
+def bolus(times, onset: float, fwhm: float):
+    """Draw a bolus as injections make them: a gamma variate, its second pass and a plateau, about 1 high.
+
+    Parameters
+    ----------
+    times : (T,), s
+    onset, fwhm : s
+    """
+
+    def first_pass(onset, fwhm):
+        rise = fwhm / 1.34  # a gamma variate of shape 3 is 1.34 times as wide as its rise is long
+        x = np.clip(times - onset, 0, None) / rise
+        return (x * np.exp(1 - x)) ** SHAPE
+
+    height, later, wider, plateau = TAIL
+    after = plateau * (1 - np.exp(-np.clip(times - onset - fwhm / 2, 0, None) / fwhm))
+    return first_pass(onset, fwhm) + height * first_pass(onset + later, wider * fwhm) + after
 
 
 def half_rise(curve):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from perfkit.clock import N_FRAMES
+import numpy as np
+
+from perfkit.clock import N_FRAMES, bolus
 from perfkit.layers import MeanOverSlices
 from perfkit.tensors import keras, layers, ops
 
 FILTERS = (16, 32, 32, 64)  # our choice: two 3D and two 2D convolutions; the paper gives no numbers
 DROPOUT = 0.2  # our choice, likewise
 POOL_FILTERS = (24, 16)  # our choice: wider ones learn the training scans by heart
+# onset and FWHM, s, of what an untrained network draws: the usual artery's bolus and the usual vein's, on the
+# clock, where the mean curve of the brain is half up at 20 s (docs/science.md §7)
+ARTERY, VEIN = (13.0, 11.3), (19.5, 13.3)
 NOWHERE = -1e9  # logit of what is not brain
 
 
@@ -45,7 +50,9 @@ def aif_network(
     -----
     Average pooling and dropout follow each convolution, ReLU everywhere but at the output. The mean
     over z comes after the 3D part, and a mean over the plane before the dense layer, so one network
-    serves every grid.
+    serves every grid. All weights are random; the biases of the output are those of a usual bolus (our
+    choice). A loss that is blind to the time of the AIF leaves it where it started, so the networks of
+    several folds agree in it, and their AIFs can be averaged.
     """
     if len(filters) < 3:
         raise ValueError(
@@ -69,7 +76,14 @@ def aif_network(
         x = layers.Dropout(dropout, seed=next(seeds), dtype=dtype)(x)
     x = layers.GlobalAveragePooling2D(dtype=dtype)(x)
     start = keras.initializers.GlorotUniform(seed=next(seeds))
-    aif = layers.Dense(n_frames * (1 + vof), kernel_initializer=start, name="aif", dtype="float32")(x)
+    boluses = [bolus(np.arange(n_frames), *one) for one in (ARTERY, VEIN)[: 1 + vof]]
+    aif = layers.Dense(
+        n_frames * (1 + vof),
+        kernel_initializer=start,
+        bias_initializer=keras.initializers.Constant(np.concatenate(boluses).astype("float32")),
+        name="aif",
+        dtype="float32",
+    )(x)
     if vof:
         aif = layers.Reshape((2, n_frames), dtype="float32")(aif)
     return keras.Model(series, aif, name="aif_network")

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from perfkit.arrays import like, nonzero, real_tensor
+from perfkit.clock import bolus
 from perfkit.deconvolution import deconvolution_operator, lag_window
 from perfkit.readout import soft_peak_time
 from perfkit.tensors import keras, ops
@@ -22,9 +23,7 @@ HEALTHY_TMAX = (2.0, 5.0)  # s; Tikhonov's shift at λ .3 (docs/science.md §1.6
 TMAX_SCALE = 2.0  # s; our choice: what counts as one unit of the term
 TMAX_BETA = 40.0  # of the soft argmax: biased by .05 s
 GAMMA_WIDTHS = np.geomspace(5.0, 22.0, 12)  # s, FWHM; ISLES 2018 has 8.8-19.5, phantoms of others 6
-GAMMA_SHAPE = 3.0  # our choice, as for the Kudo grid
 FEW_VOXELS = 6  # our choice: what raters and the published methods take
-TAIL = (0.22, 15.0, 1.6, 0.075)  # second pass: height, s later, wider; plateau (docs/science.md §7)
 
 
 @keras.saving.register_keras_serializable("perfkit")
@@ -210,20 +209,8 @@ def gamma_loss(aif, valid=None):
 
 def _boluses(n):
     t = np.arange(n, dtype=float)
-
-    def bolus(onset, fwhm):
-        rise = fwhm / 1.34  # a gamma variate of shape 3 is 1.34 times as wide as its rise is long
-        x = np.clip(t - onset, 0, None) / rise
-        return (x * np.exp(1 - x)) ** GAMMA_SHAPE
-
-    height, later, wider, plateau = TAIL
-    rows = []
-    for fwhm in GAMMA_WIDTHS:
-        for onset in np.arange(-6, 0.7 * n, 0.5):
-            first = bolus(onset, fwhm)
-            after = plateau * (1 - np.exp(-np.clip(t - onset - fwhm / 2, 0, None) / fwhm))
-            rows.append(first + height * bolus(onset + later, wider * fwhm) + after)
-    return np.asarray(rows, np.float32)
+    starts = np.arange(-6, 0.7 * n, 0.5)
+    return np.asarray([bolus(t, onset, fwhm) for fwhm in GAMMA_WIDTHS for onset in starts], np.float32)
 
 
 def spread_loss(weights):
