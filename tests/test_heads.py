@@ -6,7 +6,7 @@ import pytest
 
 from perfkit.clock import clock_matrices, half_rise
 from perfkit.heads import VoxelPooling, aif_network
-from perfkit.network import deconvolution_model
+from perfkit.network import clock_view, deconvolution_model
 
 RNG = np.random.default_rng(0)
 
@@ -145,3 +145,16 @@ def test_only_pooling_has_weights():
 def test_a_view_needs_its_way_home():
     with pytest.raises(ValueError, match="home"):
         deconvolution_model()({"series": series()[None], "view": np.zeros((1, 16, 18, 2, 64))})
+
+
+def test_untrained_networks_draw_one_bolus_at_one_time_whatever_their_seed():
+    """Else a loss that is blind to time leaves each fold at a time of its own, and their mean is no curve."""
+    view = clock_view(series()[None])[0]
+    drawn = [numpy_of(aif_network(vof=True, seed=seed)(view))[0] for seed in range(3)]
+    for aif, vof in drawn:
+        assert 18 <= np.argmax(aif) <= 24  # the brain's mean curve is half up at 20 s of the clock
+        above = np.flatnonzero(aif > aif.max() / 2)
+        assert 8 <= above[-1] - above[0] + 1 <= 15  # ISLES 2018: 8.8-19.5 s, 11.3 in the middle
+        assert 3 <= np.argmax(vof) - np.argmax(aif) <= 12  # 6.5 ± 1.8 s
+    for aif, _ in drawn[1:]:
+        assert np.corrcoef(aif, drawn[0][0])[0, 1] > 0.95
