@@ -192,7 +192,7 @@ def train(
         str, typer.Option(help="cnn: the paper's regression; pool: the weighted mean of measured curves.")
     ] = "cnn",
     loss: Annotated[
-        str, typer.Option(help="paper: soft Dice; ranking, physical: with more terms. Empty: the arm's own.")
+        str, typer.Option(help="paper: soft Dice; ranking, physical: with more terms. Empty: ranking.")
     ] = "",
     learn: Annotated[
         list[str] | None,

@@ -74,7 +74,7 @@ class Settings:
         ----------
         name : one of ``PRESETS``
         epochs : instead of the preset's; 0 keeps them
-        loss : one of ``losses.OBJECTIVES``; empty: "ranking" for the CNN, "physical" for the pooling head
+        loss : one of ``losses.OBJECTIVES``; empty: "ranking"
         head : one of ``network.HEADS``
         changes : other attributes
         """
@@ -106,11 +106,10 @@ class Settings:
         )
 
 
-# our choice: the pooling head has few weights, which need long steps and no decay; without its physical terms
-# it stays at the mean curve of the brain
+# our choice: the pooling head has few weights, which need long steps and no decay
 OF_HEAD = {
     "cnn": {},
-    "pool": {"learning_rate": 0.1, "weight_decay": 0.0, "objective": OBJECTIVES["physical"]},
+    "pool": {"learning_rate": 0.1, "weight_decay": 0.0},
 }
 # our choice: quick fits the study into ten minutes on two cores; after full nothing is gained any more
 PRESETS = {"tiny": Settings(epochs=2), "quick": Settings(epochs=24), "full": Settings(epochs=60)}
