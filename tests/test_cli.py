@@ -246,37 +246,15 @@ def test_train_hands_on_what_was_asked(command_line, tmp_path, tiny_cohort, monk
 
     monkeypatch.setitem(sys.modules, "perfkit.training", SimpleNamespace(train_cohort=train_cohort))
     arguments = ["--folds", "2", "--epochs", "2", "--seed", "4", "--matrix", "volterra", "--preset", "tiny"]
-    arguments += [
-        "--arm",
-        "pool",
-        "--loss",
-        "ranking",
-        "--tmax",
-        "--batch-size",
-        "3",
-        "--precision",
-        "mixed_bfloat16",
-        "--learn",
-        "slope",
-        "--fold",
-        "1",
-        "--board",
-        tmp_path / "b",
-    ]
+    arguments += ["--arm", "pool", "--loss", "ranking", "--tmax", "--batch-size", "3"]
+    arguments += ["--precision", "mixed_bfloat16", "--learn", "slope", "--fold", "1"]
+    arguments += ["--board", tmp_path / "b"]
     status, out, _ = command_line("train", "--cohort", tiny_cohort, "--out", tmp_path / "t", *arguments)
     assert status == 0
     assert out.strip() == f"3 AIFs in {tmp_path / 't' / 'aifs.csv'}; validation Dice 0.400"
     options = {"preset": "tiny", "folds": 2, "epochs": 2, "matrix": "volterra", "seed": 4}
-    options |= {
-        "head": "pool",
-        "loss": "ranking",
-        "learn": ("slope",),
-        "tmax_factor": True,
-        "batch_size": 3,
-        "precision": "mixed_bfloat16",
-        "only": 1,
-        "board": tmp_path / "b",
-    }
+    options |= {"head": "pool", "loss": "ranking", "learn": ("slope",), "tmax_factor": True, "only": 1}
+    options |= {"batch_size": 3, "precision": "mixed_bfloat16", "board": tmp_path / "b"}
     assert asked == [(tiny_cohort, tmp_path / "t", options)]
 
 

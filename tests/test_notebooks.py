@@ -265,7 +265,7 @@ RUNS = {
     "00_deconvolution_by_hand": {},
     "01_explore_a_case": {"cohort": "tiny"},
     "02_pick_an_aif": {"cohort": "tiny"},
-    "03_train_the_aif_network": {"cohort": "tiny", "preset": "tiny", "folds": 2, "epochs": 8},
+    "03_train_the_aif_network": {"cohort": "tiny", "preset": "tiny", "folds": 2, "epochs": 24},
     "04_compare_methods": {"cohort": "tiny", "training_circulant": "of notebook 03"},
     "05_case_report": {"cohort": "tiny", "case": "case_2", "rater": "simulated-rater"},
     "06_which_estimator": {"scans": 1},
@@ -342,10 +342,10 @@ def facts_02(metrics, cohort):
 
 
 def facts_03(metrics, cohort):
-    assert metrics["scans"] == 6 and metrics["folds"] == 2 and metrics["epochs"] == 8
+    assert metrics["scans"] == 6 and metrics["folds"] == 2 and metrics["epochs"] == 24
     assert metrics["arm"] == "cnn" and metrics["loss"] == "paper"
     first, last = metrics["training_loss"]
-    assert last < 1.1 * first < 1  # it starts from a usual bolus: eight epochs on six scans gain little
+    assert last < first < 1
     assert 0.5 < metrics["watched"]["auc"] <= 1 and 0 <= metrics["watched"]["dice"] < 1
     assert metrics["failures"] == {} and metrics["notes"] == []
 
@@ -405,7 +405,9 @@ def facts_07(metrics, cohort):
     assert agreed["expert"]["r"] > agreed["brain_mean"]["r"]  # tissue spreads the bolus
     effect = {(row["aif"], row["map"]): row for row in metrics["aif_effect"]}
     assert {arm for arm, kind in effect if kind == "plain"} == arms
-    assert effect["expert", "plain"]["gain"] == 0 and ("pool", "calibrated") in effect
+    assert {("expert", "calibrated"), ("pool", "calibrated")} <= set(effect)
+    for row in effect.values():
+        assert 0 < row["dice_0.38"] < 1 and 0 < row["crossvalidated"] < 1
     parts = {row["part"]: row["dice"] for row in metrics["shares"]}
     assert parts.pop("loss") == pytest.approx(sum(parts.values()))
     assert {row["arm"] for row in metrics["robustness"]} == arms

@@ -122,13 +122,12 @@ def test_a_scan_without_core_cannot_train():
 
 
 def test_training_lowers_the_loss_from_random_weights(tmp_path):
-    training, held_out = fold(tmp_path, epochs=15)
-    training.model.network.layers[-1].bias.assign(
-        np.zeros(64)
-    )  # the usual bolus maps these scans well at once
+    training, held_out = fold(tmp_path, epochs=15, matrix="volterra")
+    output = training.model.network.layers[-1]
+    output.bias.assign(np.zeros(64))  # the usual bolus maps these scans well at once
     before = training.watch(held_out)
     history = training.run(held_out)
-    assert history[-1]["val_loss"] < 0.5 * before["val_loss"]
+    assert history[-1]["val_loss"] < before["val_loss"] - 0.1
     assert history[-1]["loss"] < history[0]["loss"]
     assert history[-1]["val_dice"] > 0.6
 
