@@ -77,3 +77,14 @@ def command_line(monkeypatch, capfd):
         return status, *capfd.readouterr()
 
     return call
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests have measured with ``record_property``, of all processes."""
+    measured = [
+        (name, value) for report in terminalreporter.getreports("passed") for name, value in report.user_properties
+    ]
+    if measured:
+        terminalreporter.section("measured")
+    for name, value in measured:
+        terminalreporter.line(f"{name}: {value}")
