@@ -170,11 +170,15 @@ def rater_file(cohort_folder: str | Path, rater: str, aif_root: str | Path) -> P
     Raises
     ------
     ValueError : no file can have this name.
+    TypeError : it is no text.
     """
-    if not isinstance(rater, str) or len(rater) > LONGEST_NAME:
+    if not isinstance(rater, str):
+        raise TypeError(f"A rater's name is text: {rater!r} came. Try initials.")
+    rater = rater.strip()  # "mh " would be somebody else in a file list
+    if len(rater) > LONGEST_NAME:
         raise ValueError(
             f"A rater's name becomes a file name of {LONGEST_NAME} characters at most: "
-            f"{len(str(rater))} came. Try initials."
+            f"{len(rater)} came. Try initials."
         )
     if not re.fullmatch(r"\w[\w .\-]*", rater):
         raise ValueError(

@@ -71,6 +71,8 @@ class PickerView(anywidget.AnyWidget):
             getattr(self, "_do_" + wanted, self._ignore)(message)
         except (ValueError, OSError, RuntimeError, TypeError) as error:
             said = str(error)
+        except Exception as error:  # a defect of ours must not look like a click that was heard
+            said = f"That did not work, and should have: {type(error).__name__}: {error}. Look at the status."
         said = " ".join(dict.fromkeys([*notes[before:], *filter(None, [said])]))
         if said or (self._said and wanted not in QUIET):
             self.refresh(said)

@@ -49,6 +49,7 @@ class PickingSession:
         self._loading: dict[str, Future] = {}
         self._picked: set[str] = set()
         self._view = None
+        rater = rater.strip() if isinstance(rater, str) else rater
         if rater:
             self._use(rater, *self._read_file(rater))
         self.picker = self._first(case)
@@ -107,6 +108,8 @@ class PickingSession:
         OSError : the file cannot be read: the old name stays; or not everything could be saved: it is held,
             and the same name given again saves it.
         """
+        if isinstance(rater, str):
+            rater = rater.strip()
         if rater != self.rater:
             opened = self._read_file(rater)
             self._save_all()  # under the old name, as far as it can be had
@@ -259,8 +262,9 @@ class PickingSession:
         return picker
 
     def _forget(self) -> None:
-        """Let go of the cases seen longest ago; what they hold is on disk."""
-        for name in [n for n, picker in self.pickers.items() if not picker.unsaved]:
+        """Let go of the cases seen longest ago, never of the one at hand; what they hold is on disk."""
+        at_hand = self.picker.id
+        for name in [n for n, picker in self.pickers.items() if n != at_hand and not picker.unsaved]:
             if len(self.pickers) <= KEPT:
                 break
             picked = self.pickers.pop(name).voxels

@@ -246,6 +246,41 @@ def test_a_half_done_signature_is_repeated_until_all_is_on_disk(cohort, tmp_path
     }
 
 
+def test_a_whole_cohort_picked_without_a_name_is_on_disk_once_it_is_given(cohort, tmp_path):
+    session = PickingSession(cohort, root=tmp_path)
+    for i, name in enumerate(cohort.ids):
+        session.go(name).pick(3 + i, 4, 0)
+        assert session.pickers[name] is session.picker  # more unsaved cases than are kept otherwise
+    assert session.progress == "0 of 6 picked, 6 not saved" and len(cohort) > KEPT + 1
+    assert session.go(cohort.ids[KEPT + 1]).voxels == ((3 + KEPT + 1, 4, 0),)
+    session.sign(" mh ")  # blanks around a name are nobody else
+    assert on_disk(session) == {name: ((3 + i, 4, 0),) for i, name in enumerate(cohort.ids)}
+    session.picker.pick(9, 9, 0)
+    assert len(on_disk(session)[session.picker.id]) == 2 and not session.unsaved
+
+
+def test_a_disk_that_fails_for_many_cases_loses_none(session, cohort, unwritable):
+    unwritable.add("mh")
+    for i, name in enumerate(cohort.ids):
+        with pytest.raises(OSError, match="kept here"):
+            session.go(name).pick(3 + i, 4, 0)
+    unwritable.clear()
+    session.sign("mh")
+    assert on_disk(session) == {name: ((3 + i, 4, 0),) for i, name in enumerate(cohort.ids)}
+
+
+def test_a_name_that_is_no_text_is_refused(cohort, tmp_path):
+    with pytest.raises(TypeError, match="name is text: 5 came"):
+        PickingSession(cohort, 5, root=tmp_path)
+
+
+def test_no_click_fails_without_words(session, monkeypatch):
+    view = session.widget()
+    monkeypatch.setattr(view, "_do_undo", lambda _: {}["case_9"])
+    view._answer(view, {"do": "undo"}, [])
+    assert "KeyError: 'case_9'" in view.state["problem"]
+
+
 def test_progress_counts_the_picks_of_cases_that_were_let_go(session, cohort):
     for name in cohort.ids:
         session.go(name).pick(3, 4, 0)
