@@ -13,13 +13,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from perfkit import arteries, clusters, gammaclusters, hierarchy
+from perfkit import arteries, clusters, gammaclusters, hierarchy, quality
 from perfkit import curves as _curves
 from perfkit.inputfunction import AIF, corrected, judged, partial_volume_factor, voxel_aif
 
 VOF_DELAY = 2.0  # s; Straka 2010: the vein arrives that much after the artery
 MIN_CONTRAST_TO_NOISE = 5.0  # our choice: of the brain's mean curve; pure noise stays below 4
 MIN_RISE = 0.5  # HU; our choice: a thirtieth, as 6 of 180 HU, of an artery's 15 HU, weak already
+FEW_CHOSEN = arteries.MIN_CLUSTER  # voxels; Straka's least: fewer may be noise that stands alone
+CLEAR_OF_NOISE = 10.0  # times its noise a curve of few voxels peaks at; our choice: spikes stay below
 FEW_VOXELS = 50  # our choice: a tenth of the brain of the smallest phantom slice; ranks mean little below
 
 __all__ = [
@@ -103,10 +105,9 @@ def choose(series: arteries.BrainCurves, method: str, **options) -> AIF:
         series.voxels[chosen.rows],
         series.dt,
         method,
-        notes,
-        chosen.why,
+        why=chosen.why,
     )
-    return judged(found, series.mean)
+    return judged(replace(found, notes=notes + _about_so_few(found)), series.mean)
 
 
 def select_each(case, methods=tuple(METHODS)) -> tuple[dict[str, AIF], dict[str, str]]:
@@ -149,7 +150,8 @@ def select_vof(case, aif: AIF, *, percentile: float = arteries.PERCENTILE) -> AI
 
     Returns
     -------
-    AIF whose method is ``"vof"``.
+    AIF whose method is ``"vof"``; its ``notes`` say where it is weak, cut off, or too low beside the
+    artery to be a vein.
 
     Notes
     -----
@@ -167,7 +169,7 @@ def find_vof(series: arteries.BrainCurves, aif: AIF, *, percentile: float = arte
     aif, percentile : as for ``select_vof``.
     """
     smooth = arteries.filtered(aif.curve[None], aif.dt)
-    earliest = float(arteries.arrival_frame(smooth, smooth.max(axis=1))[0]) * aif.dt + VOF_DELAY
+    earliest = float(arteries.arrivals(smooth, smooth.max(axis=1), aif.dt)[0]) + VOF_DELAY
     options = {"weights": arteries.VENOUS, "percentile": percentile}
     rows, relaxed = arteries.find_cluster(series, earliest=earliest, **options)
     notes = ()
@@ -183,7 +185,8 @@ def find_vof(series: arteries.BrainCurves, aif: AIF, *, percentile: float = arte
     why = f"{arteries.counted(rows)} that touch, high and at least {VOF_DELAY:g} s after the artery."
     relaxed = (f"Straka's rule had to be relaxed: {relaxed}.",) if relaxed else ()
     curve = series.curves[rows].mean(axis=0)
-    return AIF(curve, series.voxels[rows], series.dt, "vof", relaxed + notes, why)
+    against = quality.about_vein(curve, series.dt, aif.curve)
+    return AIF(curve, series.voxels[rows], series.dt, "vof", relaxed + notes + against, why)
 
 
 def compare(found: dict[str, AIF], reference=None):
@@ -290,6 +293,16 @@ def brain_curves(case) -> arteries.BrainCurves:
     series = arteries.BrainCurves(curves, np.argwhere(case.brain), case.brain.shape, case.dt)
     _check_enhancement(series.mean, case)
     return series
+
+
+def _about_so_few(found: AIF) -> tuple[str, ...]:
+    noise = quality.noise(found.curve)
+    if len(found.voxels) >= FEW_CHOSEN or found.peak >= CLEAR_OF_NOISE * noise:
+        return ()
+    voxels = arteries.counted(found.voxels)
+    return (
+        f"It rests on {voxels} and peaks at {found.peak / noise:.0f} times its noise: that may be chance.",
+    )
 
 
 def _check_method(method, options) -> None:

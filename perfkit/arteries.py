@@ -30,7 +30,9 @@ BEST_SHARE = 0.2  # Straka 2010: of the candidates, by score
 MIN_CLUSTER = 3  # Straka 2010: voxels that touch
 GROWTH_LEVEL = 0.6  # Straka 2010: of the seed's peak
 FIRST_PASS = 12.0  # s after the brain's median curve peaks; our choice: the vein peaks within 8 s, see above
-SLOW_FRAMES = 3.0  # s; our choice: a bolus of 8 s fills two longer frames, so no median and no least width
+# s; our choice: of longer frames a bolus of 8 s fills a few, so there is no median or least width, a curve
+# arrives between frames, and a cluster must still have three voxels when it is grown
+SLOW_FRAMES = 1.5
 GROWTH_DELAY = 1.0  # s; our choice: a vein beside the artery is as high, but arrives later
 
 TYPICAL_VOXELS = 10_000  # our choice: their median is as good as that of all, in a tenth of the time
@@ -79,6 +81,12 @@ class BrainCurves:
         return self.smooth[:, : int(typical.argmax()) + 1 + round(FIRST_PASS / self.dt)]
 
     @cached_property
+    def bolus(self):
+        """(V, T"): the first pass from shortly before the onset; frames earlier hold noise alone."""
+        first = min(int((self.onset - _curves.BASELINE_GUARD) / self.dt), self.first_pass.shape[1] - 3)
+        return self.first_pass[:, max(0, first) :]
+
+    @cached_property
     def mean(self):
         """(T,): mean curve of the brain."""
         return self.curves.mean(axis=0)
@@ -95,8 +103,8 @@ class BrainCurves:
 
     @cached_property
     def area(self):
-        """(V,): area under the first pass, HU s."""
-        return self.first_pass.sum(axis=1) * np.float32(self.dt)
+        """(V,): area under the first pass from shortly before the onset, HU s."""
+        return self.bolus.sum(axis=1) * np.float32(self.dt)
 
     def above(self, values, percentile: float):
         """Rows whose values (V,) reach a percentile of the brain and that rise at all."""
@@ -118,9 +126,9 @@ class BrainCurves:
         return height / (rise * np.where(np.isfinite(width), width, np.maximum(seen, self.dt)))
 
     def most_arterial(self, means) -> int:
-        """Position of the highest of those mean curves (n, T') that arrive within 1 s of the earliest."""
+        """Position of the highest of the mean curves (n, T') within 1 s, or a frame, of the earliest."""
         arrival = np.nan_to_num(_curves.arrival_time(means, self.dt), nan=np.inf)
-        among = arrival <= arrival.min() + max(GROWTH_DELAY, self.dt / 2)
+        among = arrival <= arrival.min() + max(GROWTH_DELAY, self.dt)
         return int(np.argmax(np.where(among, means.max(axis=1), -np.inf)))
 
 
@@ -215,16 +223,26 @@ def arrival_frame(smooth, height):
     return np.where(low, frames, 0).max(axis=1)
 
 
+def arrivals(smooth, height, dt: float):
+    """Arrival (n,), s, of filtered curves (n, T): Straka's frame, or between frames where they are long."""
+    if dt <= SLOW_FRAMES:
+        return arrival_frame(smooth, height) * dt
+    return np.nan_to_num(_curves.arrival_time(smooth, dt))
+
+
 def _cluster(series, weights, *, percentile, smallest, any_shape, earliest):
     rows, features = _candidates(series, percentile, any_shape, earliest)
     if len(rows) < smallest:
         return rows[:0]
     score = sum(w * _standardised(f) for w, f in zip(weights, features, strict=True))
     best = np.flatnonzero(score >= np.quantile(score, 1 - BEST_SHARE))
-    members = best[_best_component(series, rows[best], score[best], smallest)]
-    if not len(members):
-        return rows[:0]
-    return rows[_grown(series, rows, features, seed=members[score[members].argmax()])]
+    least = smallest if series.dt > SLOW_FRAMES else 1
+    for group in _components_by_score(series, rows[best], score[best], smallest):
+        members = best[group]
+        grown = _grown(series, rows, features, seed=members[score[members].argmax()])
+        if len(grown) >= least:
+            return rows[grown]
+    return rows[:0]
 
 
 def _candidates(series, percentile, any_shape, earliest):
@@ -232,7 +250,7 @@ def _candidates(series, percentile, any_shape, earliest):
     height = series.first_pass.max(axis=1)
     rows = np.flatnonzero((height >= np.percentile(height, percentile)) & (height > 0))
     smooth, height = series.first_pass[rows], height[rows]
-    arrival = arrival_frame(smooth, height) * series.dt
+    arrival = arrivals(smooth, height, series.dt)
     width = (smooth > height[:, None] / 2).sum(axis=1) * series.dt
     plausible = arrival >= earliest
     if not any_shape:
@@ -242,12 +260,12 @@ def _candidates(series, percentile, any_shape, earliest):
     return rows[plausible], tuple(f[plausible] for f in (height, arrival, width))
 
 
-def _best_component(series, rows, score, smallest: int):
-    """Positions in ``rows`` of the connected cluster with the best three voxels; empty where none is."""
+def _components_by_score(series, rows, score, smallest: int):
+    """Positions in ``rows`` of the connected clusters, the one with the best three voxels first."""
     labels = components(series, rows)
     groups = [np.flatnonzero(labels == label) for label in range(1, labels.max(initial=0) + 1)]
     groups = [group for group in groups if len(group) >= smallest]
-    return max(groups, key=lambda group: np.sort(score[group])[-MIN_CLUSTER:].mean(), default=rows[:0])
+    return sorted(groups, key=lambda group: np.sort(score[group])[-MIN_CLUSTER:].mean(), reverse=True)
 
 
 def _grown(series, rows, features, seed: int):

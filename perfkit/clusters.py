@@ -1,9 +1,9 @@
 """Arteries by clustering curves: k-means, fuzzy c-means and affinity propagation.
 
 Each method narrows the brain down to candidates, has a library cluster their curves, and keeps the cluster
-that is most arterial. All look at the first pass only (``arteries.BrainCurves.first_pass``), all thresholds
-are ranks or ratios, and nothing is drawn at random: neither the gain of the contrast nor the time of the
-injection changes what is chosen.
+that is most arterial. All look at the first pass only (``arteries.BrainCurves.bolus``), all thresholds are
+ranks or ratios, and nothing is drawn at random: neither the gain of the contrast nor the time of the
+injection changes what is chosen, as long as some seconds lie before the bolus.
 
 Ours in all of them, because the publications are for MR, where a vein is no higher than an artery, and in CT
 it is: curves that arrive after the mean curve of the brain are no candidates; and where a publication keeps
@@ -17,11 +17,8 @@ import warnings
 
 import numpy as np
 
-from perfkit.arteries import BrainCurves, Chosen, check_count, check_percentages, counted
+from perfkit.arteries import SLOW_FRAMES, BrainCurves, Chosen, check_count, check_percentages, counted
 
-# s; our choice: at longer intervals a narrow curve has as much second difference as noise, so roughness
-# would drop the arteries, and that step is left out
-SMOOTH_INTERVAL = 1.5
 FEWEST_PER_CLUSTER = 5  # voxels a cluster must have on average; our choice: fewer are split by their noise
 
 # Mouridsen et al. 2006, Magn Reson Med 55:524
@@ -74,12 +71,14 @@ def mouridsen(
     check_count("clusters", clusters, 2)
     check_percentages(area=area, roughness=roughness)
     rows = _some(series.early(series.above(series.area, area)), series, "Mouridsen")
-    if series.dt <= SMOOTH_INTERVAL:
-        rough = roughness_of(series.first_pass[rows])
+    if series.dt <= SLOW_FRAMES:  # in longer frames an artery is as rough as noise
+        rough = roughness_of(series.bolus[rows])
         rows = rows[rough <= np.percentile(rough, roughness)]
-    first, last = (round((series.onset + edge) / series.dt) for edge in window)
+    first, last = (int(series.onset / series.dt) + round(edge / series.dt) for edge in window)
     first = min(max(0, first), series.first_pass.shape[1] - 3)
-    compared = _of_equal_area(series.first_pass[rows])[:, first : max(last, first + 2) + 1]
+    compared = series.first_pass[rows, first : max(last, first + 2) + 1] / series.area[rows, None].astype(
+        float
+    )
     inside = np.arange(len(rows))
     for _ in range(2):
         inside = inside[_earliest_cluster(compared[inside], clusters)]
@@ -109,22 +108,24 @@ def murase(
     above one half instead of a mean over all, so that the AIF can be had again from its voxels.
     """
     from skfuzzy.cluster import cmeans
+    from threadpoolctl import threadpool_limits
 
     check_count("clusters", clusters, 2)
     check_percentages(area=area)
     if not fuzzifier > 1:
         raise ValueError(f"fuzzifier must be above 1: {fuzzifier!r} came. Murase used 2.")
     rows = _some(series.early(series.above(series.area, area)), series, "Murase")
-    curves = series.first_pass[rows].astype(float)
+    curves = series.bolus[rows].astype(float)
     k = sensible_count(clusters, len(rows))
     if k < 2:
         return Chosen(rows, f"All {len(rows)} candidates with much contrast: too few to be clustered.")
-    rank = np.argsort(np.argsort(series.m_values(curves), kind="stable"))
+    rank = np.argsort(np.argsort(series.m_values(series.first_pass[rows]), kind="stable"))
     start = np.zeros((k, len(rows)))
     start[rank * k // len(rows), np.arange(len(rows))] = 1
-    centres, membership, *_ = cmeans(
-        curves.T / curves.max(), k, fuzzifier, FUZZY_ERROR, FUZZY_STEPS, init=start
-    )
+    with threadpool_limits(1):  # many small products: threads wait for each other, on a busy machine long
+        centres, membership, *_ = cmeans(
+            curves.T / curves.max(), k, fuzzifier, FUZZY_ERROR, FUZZY_STEPS, init=start
+        )
     own = membership[series.most_arterial(centres)]
     inside = np.flatnonzero(own > min(MEMBERSHIP, 0.9 * own.max()))
     why = (
@@ -172,7 +173,7 @@ def shi(
     if len(rows) > most:
         order = np.argsort(-series.m_values(series.first_pass[rows]), kind="stable")
         rows = np.sort(rows[order[:most]])
-    curves = series.first_pass[rows].astype(float)
+    curves = series.bolus[rows].astype(float)
     groups = _affinity_groups(curves / curves.max(), seed)
     groups = [group for group in groups if len(group) >= FEWEST_MEMBERS] or groups
     inside = groups[series.most_arterial(np.array([curves[group].mean(axis=0) for group in groups]))]

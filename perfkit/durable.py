@@ -48,6 +48,11 @@ def append_line(path: Path, line: str, header: str, check: Callable[[Path, str],
             f"{path}: saving needs the right to write this file and beside it; "
             f"{error.filename or path} may not be written. Ask for it, or take another folder or name."
         ) from None
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise type(error)(
+            f"{path}: a file to save in needs a folder around it, and a folder is no file: "
+            f"{error.filename or path} is in the way. Give the path of a file, like data/aif/isles/mh.csv."
+        ) from None
 
 
 @contextmanager

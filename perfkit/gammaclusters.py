@@ -36,7 +36,7 @@ def rausch(series: BrainCurves, *, clusters: int = CLUSTERS, percentile: float =
     if len(rows) > MOST_FITS:
         rows = np.sort(rows[np.argsort(-series.height[rows], kind="stable")[:MOST_FITS]])
     candidates = len(rows)
-    peak, arrival, fwhm, r2 = fit_many(series.first_pass[rows], series.dt)
+    peak, arrival, fwhm, r2 = fit_many(series.bolus[rows], series.dt)
     fits = (r2 >= curves.PLAUSIBLE_R2) & (fwhm <= curves.PLAUSIBLE_FWHM)
     if not fits.any():
         raise ValueError(

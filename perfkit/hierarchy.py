@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from perfkit.arteries import BrainCurves, Chosen, counted
-from perfkit.clusters import SMOOTH_INTERVAL, roughness_of
+from perfkit.arteries import SLOW_FRAMES, BrainCurves, Chosen, counted
+from perfkit.clusters import roughness_of
 
 # Peruzzo et al. 2011, Comput Methods Programs Biomed 104:e148, and the authors' dsc-mri-toolbox
 ELLIPSE = (0.15, 0.35)  # semi-axes, of the brain's extent from side to side and from front to back
@@ -41,7 +41,7 @@ def peruzzo(series: BrainCurves, *, ellipse: tuple[float, float] = ELLIPSE) -> C
         rows = _remaining(series, series.early(middle[series.height[middle] > 0]))
         n += len(rows)
         if len(rows) >= FEWEST:
-            found.append(rows[_branch(series.first_pass[rows])])
+            found.append(rows[_branch(series.bolus[rows])])
     if not found:
         raise ValueError(
             f"Peruzzo's rule needs {FEWEST} candidates in the middle of a slice: none of {len(np.unique(z))} "
@@ -69,7 +69,7 @@ def _remaining(series, rows):
     for value, dropped in (
         (lambda some: -series.area[some], SMALLEST),
         (lambda some: series.first_pass[some].argmax(axis=1), LATEST),
-        (lambda some: roughness_of(series.first_pass[some]), ROUGHEST if series.dt <= SMOOTH_INTERVAL else 0),
+        (lambda some: roughness_of(series.bolus[some]), ROUGHEST if series.dt <= SLOW_FRAMES else 0),
     ):
         kept = int(np.ceil(len(rows) * (1 - dropped / 100)))
         rows = rows[np.argsort(value(rows), kind="stable")[:kept]]

@@ -35,7 +35,9 @@ class AIFPicker:
     Raises
     ------
     TypeError : ``case`` is no scan.
-    ValueError : the file is none of picks, or holds a pick of another scan under this id.
+    ValueError : the file is none of picks, or holds a pick of another scan under this id; or ``measured`` is
+        another scan.
+    OSError : ``path`` is a folder.
 
     Examples
     --------
@@ -51,10 +53,15 @@ class AIFPicker:
                 f"A picker takes one scan, prepared or a Case as read: {type(case).__name__} came. "
                 "Try prepare(cohort['case_1'])."
             )
+        if measured is not None and np.shape(measured.ctp)[:3] != np.shape(case.brain):
+            raise ValueError(
+                f"measured must be the Case of the same scan: {case.id} has the grid {np.shape(case.brain)}, "
+                f"{measured.id} {np.shape(measured.ctp)[:3]}."
+            )
         self.case, self.measured = case, measured
         self.id, self.dt, self.affine, self.brain = case.id, case.dt, case.affine, case.brain
         self.concentration, self.baseline = _series(case)
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else _file(path)
         self.rater = rater or (self.path.stem if self.path else "")
         self.autosave = autosave
         self.comment = ""
@@ -98,8 +105,16 @@ class AIFPicker:
 
     @property
     def vof_quality(self) -> quality.Quality | None:
-        """Figures of the VOF; None before the first pick. What is said of arteries does not hold for it."""
+        """Figures of the VOF; None before the first pick. Of what is wrong with it, ``vof_warnings`` tell."""
         return self._assess(self.vof)
+
+    @property
+    def vof_warnings(self) -> tuple[str, ...]:
+        """What speaks against the VOF: weak, cut off, or too low to be the vein of this artery."""
+        aif, vof = self.aif, self.vof
+        if vof is None:
+            return ()
+        return quality.about_vein(vof.curve, self.dt, None if aif is None else aif.curve)
 
     @cached_property
     def tissue(self):
@@ -206,9 +221,7 @@ class AIFPicker:
         ------
         TypeError : it is no text.
         """
-        if not isinstance(comment, str):
-            raise TypeError(f"A comment is text: {comment!r} came.")
-        comment = " ".join(comment.split())
+        comment = _text(comment)
         if comment != self.comment:
             self.comment = comment
             self._comments.clear()
@@ -267,7 +280,7 @@ class AIFPicker:
         """
         if self.path is None:
             raise ValueError("A pick needs a file to be saved in: give path= when making the AIFPicker.")
-        self.comment = self.comment if comment is None else comment
+        self.comment = self.comment if comment is None else _text(comment)
         found = self._standing()
         if found not in (None, self._base) and not self._same(found):
             self._yield_to(found)
@@ -336,10 +349,9 @@ class AIFPicker:
         if aif is None:
             return "No AIF voxel yet: click into an artery, early, high and narrow."
         vof = f"; VOF of {m} voxel{'s' * (m != 1)}" if m else ""
-        return (
-            f"AIF of {n} voxel{'s' * (n != 1)}: {aif.peak:.0f} HU at {aif.time_to_peak:g} s, "
-            f"{curves.full_width_half_maximum(aif.curve, self.dt):.1f} s wide{vof}"
-        )
+        fwhm = curves.full_width_half_maximum(aif.curve, self.dt)
+        wide = f"{fwhm:.1f} s wide" if np.isfinite(fwhm) else "its width is not seen"
+        return f"AIF of {n} voxel{'s' * (n != 1)}: {aif.peak:.0f} HU at {aif.time_to_peak:g} s, {wide}{vof}"
 
     def mean_curve(self, voxels):
         """Average the curves at voxels (n, 3), (T,) HU above baseline."""
@@ -351,6 +363,8 @@ class AIFPicker:
 
     def slice_curves(self, z: int):
         """Read the curves of a slice, (X, Y, T) HU above baseline; outside the brain as measured."""
+        if not 0 <= z < self.brain.shape[2]:
+            raise ValueError(f"There are {self.brain.shape[2]} slices, counted from 0: {z!r} came.")
         curves_ = self.concentration[:, :, z]
         if self.measured is None:
             return curves_
@@ -449,6 +463,21 @@ class AIFPicker:
     def _redraw(self) -> None:
         if self._view is not None:
             self._view.refresh()
+
+
+def _file(path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"Picks are saved in a file, and {path} is a folder. Give path='data/aif/isles/mh.csv'."
+        )
+    return path
+
+
+def _text(comment) -> str:
+    if not isinstance(comment, str):
+        raise TypeError(f"A comment is text: {comment!r} came.")
+    return " ".join(comment.split())
 
 
 def _series(case):

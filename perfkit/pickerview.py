@@ -197,7 +197,7 @@ def _state(picker) -> dict:
         "curves": {k: _rounded(v.curve) for k, v in found.items() if v is not None},
         "quality": {k: _figures(v) for k, v in quality.items() if v is not None},
         "fit": _fitted(quality["aif"], picker),
-        "warnings": _warnings(found["aif"], quality["aif"]),
+        "warnings": [*_warnings(found["aif"], quality["aif"]), *(f"VOF: {w}" for w in picker.vof_warnings)],
         "summary": picker.summary,
         "comment": picker.comment,
         "saved": not picker.unsaved,

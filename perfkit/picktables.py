@@ -24,7 +24,7 @@ COLUMNS = {
 SEPARATORS = ",;\t"
 PREFIX = {"train": "", "training": "", "test": "testing_", "testing": "testing_"}
 _PICKLES = (".pkl", ".pickle", ".p", ".joblib", ".npy", ".npz", ".mat", ".sav")
-_WHOLE = re.compile(r"[+-]?\d+(\.0*)?$")
+_WHOLE = re.compile(r"[+-]?\d{1,9}(\.0*)?$")
 _EMPTY = {"", "nan", "na", "none", "-"}
 
 Triple = tuple[int, int, int]
@@ -197,7 +197,7 @@ def _row(path, line, layout, columns, cells, separator) -> Row:
 
 
 def _number(text: str) -> int:
-    found = re.fullmatch(r"(?:.*CT_4DPWI\.)?(\d+)(?:\.0*)?", text, flags=re.IGNORECASE)
+    found = re.fullmatch(r"(?:.*CT_4DPWI\.)?(\d{1,18})(?:\.0*)?", text, flags=re.IGNORECASE)
     if not found:
         raise ValueError(f"imageID is the number of a 4DPWI series, like 345561; {text!r} came.")
     return int(found[1])
@@ -209,7 +209,7 @@ def _case(text: str, set_: str) -> str:
         raise ValueError("a line names its case; case is empty.")
     if set_ and set_.lower() not in PREFIX:
         raise ValueError(f"set says train or test; {set_!r} came.")
-    found = re.fullmatch(r"(testing_)?(?:case_)?(\d+)(?:\.0*)?", text, flags=re.IGNORECASE)
+    found = re.fullmatch(r"(testing_)?(?:case_)?(\d{1,18})(?:\.0*)?", text, flags=re.IGNORECASE)
     if not found:
         return text
     if not set_ and not text.lower().startswith(("case_", "testing_")):

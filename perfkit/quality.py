@@ -22,6 +22,7 @@ FLAT_SHARE = 0.2  # of the FWHM; our choice: gamma variates spend .12 of it with
 FLAT_FRAMES = 3  # our choice: two equal samples are chance
 MIN_SCORE = 2.0  # our choice: the better half of a brain scores 1.1-1.9, arteries of phantoms 4 and more
 LATE_SIGMAS = 2.0  # our choice: of the arrival's own error, which noise over slope gives
+MIN_VEIN = 0.5  # of the artery's peak; our choice, see ``about_vein``
 END_FRAMES = 3  # frames whose mean is the tail, as in the partial-volume factor
 
 
@@ -103,7 +104,9 @@ def assess(curve, dt: float, *, tissue=None, vof=None) -> Quality:
         ratio = float("nan") if vof is None or not vof.sum() else figures["area"] / float(vof.sum() * dt)
         factor = float("nan") if vof is None else area_factor(curve, vof)
         found = (
-            *_about_the_peak(curve, dt, figures),
+            *_about_the_peak(peak),
+            *_about_the_width(figures["fwhm"]),
+            *_about_the_shape(curve, dt),
             *_about_the_fit(fit),
             *_about_the_baseline(dt, tissue),
             *_about_the_times(curve, dt, tissue, vof),
@@ -173,26 +176,62 @@ def flat_top(curve, dt: float) -> float:
     return (frames - 1) * dt if frames >= FLAT_FRAMES else 0.0
 
 
-def _about_the_peak(curve, dt, figures):
-    peak, end = figures["peak"], figures["tail"]
+def about_vein(curve, dt: float, artery=None) -> tuple[str, ...]:
+    """Say what speaks against a venous output function, in sentences.
+
+    Parameters
+    ----------
+    curve : (T,), HU above baseline.
+    dt : s.
+    artery : (T,), HU above baseline, the arterial curve of the same scan.
+
+    Notes
+    -----
+    Ours: blood comes out of a vein hardly wider than it went in (the FWHM of ISLES 2018 grows by a fifth, by
+    two thirds at most), so what stays below half of the artery's peak is tissue.
+    """
+    curve = np.asarray(curve, float)
+    peak = float(curve.max())
+    found = [*_about_the_peak(peak), *_about_the_shape(curve, dt)]
+    if artery is not None and 0 < peak < MIN_VEIN * np.max(artery):
+        found.append(f"It is no vein: it peaks at {peak:.0f} HU, its artery at {np.max(artery):.0f} HU.")
+    return tuple(found)
+
+
+def truncation(curve) -> tuple[str, ...]:
+    """Say that a curve (T,) ends before its first pass has come down; empty where it has."""
+    curve = np.asarray(curve, float)
+    if not curve.max() > 0:
+        return ()
+    if curve.argmax() >= len(curve) - 2:
+        return ("It is truncated: it still rises in the last frames.",)
+    end = tail(curve)
+    return (f"It is truncated: it ends at {end:.0%} of its peak.",) if end > MAX_TAIL else ()
+
+
+def _about_the_peak(peak):
     if not peak > 0:
         yield "It never rises above its baseline."
-        return
-    if peak < WEAK_PEAK:
+    elif peak < WEAK_PEAK:
         shown = min(peak, WEAK_PEAK - 0.1)  # 14.98 must not read as 15
         yield f"It is weak: it peaks at {shown:.3g} HU, below {WEAK_PEAK:g} HU."
-    if figures["fwhm"] > MAX_FWHM:
-        yield f"It is too wide: {figures['fwhm']:.0f} s at half its peak, an artery below {MAX_FWHM:g} s."
-    if figures["fwhm"] < MIN_FWHM:
-        yield f"It is too narrow: {figures['fwhm']:.1f} s at half its peak is a spike, no bolus."
+
+
+def _about_the_width(fwhm):
+    if fwhm > MAX_FWHM:
+        yield f"It is too wide: {fwhm:.0f} s at half its peak, an artery below {MAX_FWHM:g} s."
+    if fwhm < MIN_FWHM:
+        yield f"It is too narrow: {fwhm:.1f} s at half its peak is a spike, no bolus."
+
+
+def _about_the_shape(curve, dt):
+    if not curve.max() > 0:
+        return
     flat = flat_top(curve, dt)
     if flat > FLAT_SHARE * _width(curve, dt):
         yield f"It is flat at the top for {flat:.1f} s, as if the scanner had clipped it."
-    if curve.argmax() >= len(curve) - 2:
-        yield "It is truncated: it still rises in the last frames."
-    elif end > MAX_TAIL:
-        yield f"It is truncated: it ends at {end:.0%} of its peak."
-    if max(curve[:2]) > curves.ARRIVAL_FRACTION * peak:
+    yield from truncation(curve)
+    if max(curve[:2]) > curves.ARRIVAL_FRACTION * curve.max():
         yield "It has no baseline: it starts high."
 
 

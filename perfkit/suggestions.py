@@ -142,13 +142,14 @@ class _Places:
         first = self.found[0]
         artery = self.series.curves[self._rows(first.voxels)].mean(axis=0)
         vof = aif.find_vof(self.series, aif.AIF(artery, first.voxels, self.series.dt, first.methods[0]))
-        if vof.flagged:
-            raise ValueError(" ".join(vof.notes))
+        against = set(vof.notes) - set(quality.truncation(vof.curve))  # a vein cut short is still one
+        if against:
+            raise ValueError(" ".join(note for note in vof.notes if note in against))
         rows = self._rows(vof.voxels)
         best = rows[self.series.height[rows].argmax()]
         voxel = tuple(int(i) for i in self.series.voxels[best])
         place = self._place(voxel, best, rows, "vof")
-        return replace(place, kind="vof", score=float("nan"), why=vof.why)
+        return replace(place, kind="vof", score=float("nan"), why=" ".join([vof.why, *vof.notes]))
 
     def _place(self, voxel, best, rows, method):
         """Suggestion at a voxel, with the method's voxels near it that are nearly as high and touch."""
@@ -161,6 +162,8 @@ class _Places:
         curve = self.series.curves[near].mean(axis=0)
         score = quality.arterial_score(curve, self.series.mean, self.series.dt)
         why = f"{curve.max():.0f} HU, {score:.1f} times as arterial as the mean curve of the brain."
+        if curve.max() < quality.WEAK_PEAK:
+            why += f" Weak: an artery reaches {quality.WEAK_PEAK:g} HU."
         return Suggestion(len(self.found) + 1, voxel, voxels, (method,), "aif", score, why)
 
     def _mm(self, rows, voxel):

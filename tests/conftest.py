@@ -82,7 +82,9 @@ def command_line(monkeypatch, capfd):
 def pytest_terminal_summary(terminalreporter):
     """Print what tests have measured with ``record_property``, of all processes."""
     measured = [
-        (name, value) for report in terminalreporter.getreports("passed") for name, value in report.user_properties
+        (name, value)
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
     ]
     if measured:
         terminalreporter.section("measured")

@@ -65,6 +65,23 @@ def test_the_vein_is_found_after_it(scan):
     assert vof.time_to_peak - select_aif(scan).time_to_peak == pytest.approx(7, abs=1)
 
 
+def test_tissue_does_not_pass_for_a_vein(scan):
+    artery = select_aif(scan)
+    assert select_vof(scan, artery).notes == ()
+    scan.concentration[scan.vein] = scan.concentration[2:6, 2:6, :]
+    notes = " ".join(select_vof(scan, artery).notes)
+    assert "It is weak" in notes and "It is no vein: it peaks at" in notes
+
+
+def test_a_vein_that_the_scan_cuts_off_says_so(scan):
+    artery = select_aif(scan)
+    cut = SimpleNamespace(**vars(scan) | {"concentration": scan.concentration[..., :25]})
+    vof = select_vof(cut, replace(artery, curve=artery.curve[:25]))
+    assert inside(vof.voxels, scan.vein, scan.brain.shape).all()
+    end = vof.curve[-3:].mean() / vof.peak
+    assert vof.notes == (f"It is truncated: it ends at {end:.0%} of its peak.",) and end > 0.3
+
+
 def test_the_partial_volume_factor_is_the_ratio_of_areas(scan):
     aif = select_aif(scan)
     vof = select_vof(scan, aif)
@@ -91,7 +108,12 @@ def test_a_lone_artery_voxel_is_taken_with_a_note(scan):
     scan.concentration[8, 8, 0] = bolus(np.arange(50.0), 7, 2.2, 120)
     found = select_aif(scan, percentile=99.8)
     assert found.voxels.tolist() == [[8, 8, 0]]
-    assert "relaxed" in found.notes[0]
+    assert "relaxed" in found.notes[0] and "rests on" not in " ".join(found.notes)  # clear of all noise
+    scan.concentration[8, 8, 0] = bolus(np.arange(50.0), 7, 2.2, 18)
+    scan.concentration[8, 8, 0] += np.random.default_rng(0).normal(0, 4, 50)
+    found = select_aif(scan, percentile=99.8)
+    assert found.voxels.tolist() == [[8, 8, 0]]
+    assert any("It rests on 1 voxel and peaks at" in note for note in found.notes)
 
 
 def test_a_truncated_bolus_still_gives_a_flagged_answer(scan):

@@ -77,6 +77,28 @@ def test_the_choice_ignores_when_the_bolus_comes(method, shift):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_choice_ignores_how_long_the_scanner_waited(method, seed):
+    """Frames of noise before the bolus, however many, change no method's voxels."""
+    scan = make_scan(times=T - 6, seed=seed, noise=1.0)
+    whole = select_aif(scan, method).voxels
+    for lost in (2, 6):
+        later = SimpleNamespace(**vars(scan) | {"concentration": scan.concentration[..., lost:]})
+        np.testing.assert_array_equal(select_aif(later, method).voxels, whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dt", [2.0, 3.0])
+def test_arteries_are_found_between_long_frames_in_noise(method, dt):
+    """Wherever the bolus falls between two frames."""
+    shares = []
+    for seed in range(6):
+        scan = make_scan(times=np.arange(0, 60, dt) - seed * dt / 6, seed=seed, noise=1.0)
+        shares.append(inside(select_aif(scan, method).voxels, ARTERY).mean())
+    assert np.mean(np.array(shares) > 0.5) >= 5 / 6
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("n", "dt"), [(100, 0.5), (30, 2.0), (15, 4.0)])
 def test_any_frame_interval(method, n, dt):
     found = select_aif(make_scan(times=dt * np.arange(n)), method)

@@ -491,16 +491,15 @@ def test_notebook_runs_and_its_numbers_hold(name, run_notebook, tiny_cohort):
     FACTS[name](metrics, Path(tiny_cohort))
 
 
-def test_an_own_pick_wins_and_is_judged_like_any_aif(tmp_path, tiny_cohort, capsys):
-    """The cells after the picker, with a file of one's own named as the one delivered: a pick in tissue."""
+def cells_after_the_picker(tmp_path, tiny_cohort, voxel_of, marks):
+    """Run the cells that hold the marks, on a pick of one's own, at a voxel that the prepared scan gives."""
     from perfkit import annotations, datasets, preprocessing
     from perfkit.annotations import Pick
 
     scans = datasets.open_cohort(tiny_cohort)
     scan = scans[0]
     prepared = preprocessing.prepare(scan)
-    weak = np.where(prepared.tissue, prepared.concentration.max(axis=-1), np.inf)
-    voxel = tuple(int(i) for i in np.unravel_index(weak.argmin(), weak.shape))
+    voxel = voxel_of(scan, prepared)
     own = annotations.rater_file(tiny_cohort, "simulated-rater", tmp_path)
     annotations.append(own, Pick(scan.id, (voxel,)))
     names = {"scans": scans, "folder": tmp_path}
@@ -509,13 +508,39 @@ def test_an_own_pick_wins_and_is_judged_like_any_aif(tmp_path, tiny_cohort, caps
     cells = [
         cell.source for cell in code_cells(nbformat.read(NOTEBOOKS / "02_pick_an_aif.ipynb", as_version=4))
     ]
-    for mark in ("import json", "rater_files", "select_each", "told = "):
+    for mark in marks:
         (source,) = [cell for cell in cells if mark in cell]
         exec(source.replace("folder = paths.resolve(out)\n", ""), names)
+    return voxel, names
+
+
+def test_an_own_pick_wins_and_is_judged_like_any_aif(tmp_path, tiny_cohort, capsys):
+    """With a file of one's own named as the one delivered: a pick in tissue."""
+
+    def weakest(_, prepared):
+        weak = np.where(prepared.tissue, prepared.concentration.max(axis=-1), np.inf)
+        return tuple(int(i) for i in np.unravel_index(weak.argmin(), weak.shape))
+
+    marks = ("import json", "rater_files", "select_each", "told = ")
+    voxel, names = cells_after_the_picker(tmp_path, tiny_cohort, weakest, marks)
     assert names["inputs"]["expert"].voxels.tolist() == [list(voxel)]
-    assert f"{scan.id}: the AIF is the pick of simulated-rater" in capsys.readouterr().out
+    assert f"{names['scan'].id}: the AIF is the pick of simulated-rater" in capsys.readouterr().out
     assert "It is weak" in names["told"].loc["expert", "warnings"]
     assert names["told"]["voxels"].dtype.kind == "i"
+
+
+def test_a_pick_without_contrast_leaves_the_methods_to_be_compared(tmp_path, tiny_cohort, capsys):
+    """In the air beside the head, where a scan is padded with one value."""
+
+    def padded(scan, _):
+        scan.ctp[0, 0, 0] = -1000
+        return (0, 0, 0)
+
+    marks = ("import json", "rater_files", "select_each", "told = ", "flows = ")
+    _, names = cells_after_the_picker(tmp_path, tiny_cohort, padded, marks)
+    assert "expert has no AIF here: its curve never rises" in capsys.readouterr().out
+    assert "expert" not in names["results"].index and "straka" in names["results"].index
+    assert (names["results"]["core_ml"] > 0).all()
 
 
 @pytest.mark.parametrize("name", sorted(KEPT_NAMES))

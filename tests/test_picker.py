@@ -338,3 +338,45 @@ def test_slips_of_the_keyboard_are_refused_in_words(picker):
         picker.mean_curve([(99, 0, 0)])
     with pytest.raises(ValueError, match=r"'1'.*whole number"):
         picker.accept("1")
+    with pytest.raises(TypeError, match="5 came"):
+        picker.save(comment=5)
+    with pytest.raises(ValueError, match="2 slices, counted from 0: 7 came"):
+        picker.slice_curves(7)
+    assert picker.comment == ""
+
+
+def test_a_place_where_no_file_can_be_is_said_in_words(scan, tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder\. Give path="):
+        AIFPicker(scan, path=tmp_path)
+    (tmp_path / "file").write_text("")
+    picker = AIFPicker(scan, path=tmp_path / "file" / "mh.csv", autosave=False)
+    with pytest.raises(OSError, match=r"is in the way\. Give the path of a file"):
+        picker.pick(1, 1, 0).save()
+    assert picker.voxels == ((1, 1, 0),)
+
+
+def test_a_measured_case_of_another_grid_is_refused(prepared):
+    scan, case = prepared
+    other = SimpleNamespace(id="other", ctp=case.ctp[1:])
+    with pytest.raises(ValueError, match="must be the Case of the same scan"):
+        AIFPicker(scan, measured=other)
+
+
+def test_the_vof_is_judged_as_a_vein(scan):
+    t = np.arange(12.0)
+    scan.concentration[1, 1, 0] = 100 * np.exp(-((t - 4) ** 2) / 4)
+    scan.concentration[2, 2, 0] = 20 * np.exp(-((t - 6) ** 2) / 4)
+    scan.concentration[3, 3, 0] = 90 * np.exp(-((t - 10) ** 2) / 4)
+    picker = AIFPicker(scan).pick(1, 1, 0)
+    view = picker.widget()
+    assert picker.vof_warnings == () and not any(w.startswith("VOF") for w in view.state["warnings"])
+    picker.pick(2, 2, 0, "vof")
+    assert picker.vof_warnings == ("It is no vein: it peaks at 20 HU, its artery at 100 HU.",)
+    picker.pick_roi([(3, 3, 0)], "vof", way="only")
+    assert "truncated" in picker.vof_warnings[0]
+    assert view.state["warnings"][-1] == f"VOF: {picker.vof_warnings[-1]}"
+
+
+def test_a_width_that_is_not_seen_is_no_number(scan):
+    scan.concentration[1, 1, 0] = np.arange(12.0) * 5
+    assert "its width is not seen" in AIFPicker(scan).pick(1, 1, 0).summary

@@ -88,6 +88,8 @@ def test_case_and_set_name_the_scan(read, case, set_, name):
         (IMAGEID + "7,1,2,3,4,,6\n", r"line 2: a VOF voxel"),
         (IMAGEID + "7,1,2,x,4,5,6\n", r"line 2: .*'x'"),
         (IMAGEID + "7,1e1,2,3,4,5,6\n", r"line 2: .*1e1"),
+        (IMAGEID + "7,1" + 5000 * "0" + ",2,3,4,5,6\n", r"line 2: an AIF voxel is three whole"),
+        (IMAGEID + 5000 * "7" + ",1,2,3,4,5,6\n", r"line 2: imageID is the number"),
         (IMAGEID + "7,,,,,,\n", r"line 2: .*neither came"),
         (IMAGEID + "7,1\n", r"line 2: 4 columns are due, 2 came"),
         (IMAGEID + 'seven,1,2,3,4,5,6\n', r"line 2: imageID is the number .*'seven'"),

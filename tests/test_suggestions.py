@@ -123,6 +123,23 @@ def test_a_brain_without_artery_has_no_suggestion_in_its_tissue(scan):
         suggest(bare)
 
 
+def test_without_a_vein_none_is_suggested_and_one_cut_off_is_with_a_warning(scan):
+    bare = SimpleNamespace(**vars(scan) | {"concentration": scan.concentration.copy()})
+    bare.concentration[VEIN] = scan.concentration[14:18, 15:19]
+    found = suggest(bare)
+    assert all(s.kind == "aif" for s in found) and "It is no vein" in found.reasons["vof"]
+    cut = SimpleNamespace(**vars(scan) | {"concentration": scan.concentration[..., :24]})
+    assert suggest(cut)[-1].kind == "vof" and "It is truncated" in suggest(cut)[-1].why
+
+
+def test_weak_places_say_that_they_are(scan):
+    faint = SimpleNamespace(**vars(scan) | {"concentration": scan.concentration * np.float32(0.15)})
+    peaks = [faint.concentration[tuple(s.voxels.T)].mean(axis=0).max() for s in suggest(faint)[:-1]]
+    assert [peak < 15 for peak in peaks] == ["Weak:" in s.why for s in suggest(faint)[:-1]]
+    assert any(peak < 15 for peak in peaks)
+    assert not any("Weak" in s.why for s in suggest(scan))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

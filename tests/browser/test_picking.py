@@ -1,6 +1,5 @@
 """A rater at work: a whole annotation in JupyterLab and under voila, on a full-size scan, on real files."""
 
-import math
 import os
 import re
 import signal
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.browser
 V4 = nbformat.v4
 
 CURVES = "() => document.querySelector('[data-testid=chart]').toDataURL()"
-HOVER, CLICK, MAPS, NEXT = 0.050, 0.300, 1.0, 1.0  # s that a rater may wait
+LIMITS = {"hover": 0.050, "click": 0.300, "maps": 1.0, "next": 1.0}  # s that a rater may wait
 
 # Seconds from an input's own time stamp to the frame after what it changed.
 WATCH = """() => {
@@ -250,7 +249,7 @@ def waiting_times(page):
 
 
 def test_every_input_is_answered_and_hovering_asks_no_kernel(work, page, lab, record_property):
-    """The waiting times go to the summary of the run; whether they are short, the slow test asks."""
+    """The medians go to the summary of the run; the slow test asks more of a machine that is quiet."""
     work()
     times, longest = waiting_times(page)
     middle = {name: statistics.median(values) for name, values in times.items()}
@@ -258,7 +257,7 @@ def test_every_input_is_answered_and_hovering_asks_no_kernel(work, page, lab, re
     words += f"; longest frame while the series comes {1000 * longest:.0f} ms"
     record_property("picker at 256×256×8×60, median wait", words)
     assert len(times["hover"]) >= 20
-    assert all(math.isfinite(value) for values in times.values() for value in values)
+    assert all(min(times[name]) <= 4 * limit for name, limit in LIMITS.items()), middle
 
     page.get_by_test_id("slice").fill("4")
     page.wait_for_timeout(1500)  # the slice comes
@@ -281,8 +280,7 @@ def test_waiting_times(work, page):
     work()
     times, longest = waiting_times(page)
     middle = {name: statistics.median(values) for name, values in times.items()}
-    assert middle["hover"] <= HOVER and middle["click"] <= CLICK
-    assert middle["maps"] <= MAPS and middle["next"] <= NEXT
+    assert all(middle[name] <= limit for name, limit in LIMITS.items()), middle
     assert longest <= 1.0  # s; a page that stands still for longer interrupts a thought
 
 
