@@ -17,7 +17,11 @@ BOUNDARY = (
 VOLUME_OFFSET = (
     1.0  # ml, added before the logarithm; our choice: it keeps empty cores (the logarithm of 1 is 0)
 )
-OPTIMISERS = ("lbfgs", "powell", "bfgs")  # our choice: at a boundary, where gradients fail, Powell needs none
+OPTIMISERS = ("powell", "nm")  # our choice, in this order: see `_fit`
+MAX_ITERATIONS = 500  # of an optimiser; our choice: Nelder-Mead takes some 60
+SAME_LIKELIHOOD = 1e-3  # of the logarithm; our choice: a standard error then moves by less than 1 %
+NOT_CONVERGED = "no optimiser converged: the numbers are not to be trusted"
+NO_PEAK = "the likelihood has no peak where the search stopped: the numbers are not to be trusted"
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,15 @@ class MixedModel:
     Attributes
     ----------
     effects : DataFrame of term, arm, estimate, se, low, high, z, p, n (rows), n_scans, n_patients, unit;
-        of an arm: its mean difference from the reference.
+        of an arm: its mean difference from the reference, counting the scans and patients that have both.
     variances : DataFrame of component, variance, sd, share.
-    converged : the optimiser says so, and no parameter is undefined.
+    converged : an optimiser says so of the highest likelihood found, which has a peak there or a zero
+        variance, and no parameter is undefined.
     boundary : a variance component is zero.
     n_obs, n_scans, n_patients : rows, scans and patients in the model; ``dropped`` rows had no value.
     diagnostics : of the conditional residuals: shapiro_p, skewness, kurtosis (excess), breusch_pagan_p.
     notes : what has to be said, in words.
-    fit_warnings : what statsmodels warned of, optimiser by optimiser, those that were given up included.
+    fit_warnings : what statsmodels warned of, optimiser by optimiser, that of the fit not kept included.
     """
 
     metric: str
@@ -95,17 +100,17 @@ def mixed_model(
     components = _components(data, notes)
     formula += "".join(f" + (1|{name})" for name in ("patient", *components))
     scale = float(data["score"].std())
-    fit, converged, named["fit_warnings"] = _fit(data["score"] / scale, _fixed(data, arms), data, components)
-    notes += [] if converged else ["no optimiser converged: the numbers are not to be trusted"]
+    fit, doubts, named["fit_warnings"] = _fit(data["score"] / scale, _fixed(data, arms), data, components)
     if fit is None:
-        return MixedModel(formula=formula, **_tables([], []), **named, notes=tuple(notes))
+        return MixedModel(formula=formula, **_tables([], []), **named, notes=(*notes, *doubts))
     effects = _effects(fit, scale, data, reference, arms, level)
     variances = _variances(fit, scale, components)
-    boundary = _boundary(variances, notes)
+    named["boundary"] = _boundary(variances, notes)
+    # at a variance of zero the likelihood may still rise towards negative ones: no peak is needed
+    doubts = [words for words in doubts if not (words == NO_PEAK and named["boundary"])]
+    notes += doubts
     tables = _tables(effects, variances) | {"diagnostics": _diagnostics(fit, scale, notes)}
-    return MixedModel(
-        formula=formula, **tables, **named, converged=converged, boundary=boundary, notes=tuple(notes)
-    )
+    return MixedModel(formula=formula, **tables, **named, converged=not doubts, notes=tuple(notes))
 
 
 def _design(rows, metric, reference, volume):
@@ -141,6 +146,9 @@ def _impossible(data, reference, arms):
         return "one arm: nothing to compare"
     if np.ptp(data["score"]) <= 1e-9:
         return "all values are equal: no model"
+    wide = data.pivot_table(index="case", columns="arm", values="score")
+    if (wide[arms].sub(wide[reference], axis=0).std() <= 1e-9).all():
+        return "the arms differ alike in all scans: no residual to judge them by"
     if len(data) <= len(arms) + 4:  # intercept, arms, volume and two variances
         return f"{len(data)} rows for {len(arms) + 1} arms: too few for a model"
     return ""
@@ -165,23 +173,38 @@ def _fixed(data, arms):
 
 
 def _fit(score, fixed, data, components):
-    """Return the first fit that converges, else the last there is or None; whether it did; all warnings."""
+    """Return the fit of the highest likelihood or None, the doubts about it, and all warnings.
+
+    Methods by gradients stop far below the peak here and may call it converged. Powell comes close, and
+    Nelder-Mead, started where Powell stopped, climbs the rest.
+    """
     from statsmodels.regression.mixed_linear_model import MixedLM
 
-    fit, said = None, []
+    random = {"exog_re": np.ones((len(data), 1)), "exog_vc": _random(data, components)}
+    model = MixedLM(score, fixed, groups=data["patient"].to_numpy(), **random)
+    fits, best, said = [], None, []
     for optimiser in OPTIMISERS:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                random = {"exog_re": np.ones((len(data), 1)), "exog_vc": _random(data, components)}
-                fit = MixedLM(score, fixed, groups=data["patient"].to_numpy(), **random).fit(method=optimiser)
-            except (np.linalg.LinAlgError, ValueError, ZeroDivisionError) as error:
-                said.append(f"{optimiser}: {error}")
-                continue
-        said += dict.fromkeys(f"{optimiser}: {' '.join(str(item.message).split())}" for item in caught)
-        if fit.converged and np.isfinite(fit.fe_params).all():
-            return fit, True, tuple(said)
-    return fit, False, tuple(said)
+        fit, heard = _optimise(model, optimiser, best)
+        said += [f"{optimiser}: {words}" for words in heard]
+        fits += [] if fit is None else [fit]
+        if fit is not None and (best is None or fit.llf >= best.llf):
+            best, of_best = fit, heard
+    if not any(fit.converged and fit.llf > best.llf - SAME_LIKELIHOOD for fit in fits):
+        return best, [NOT_CONVERGED], tuple(said)
+    return best, [NO_PEAK] * any("Hessian" in words for words in of_best), tuple(said)
+
+
+def _optimise(model, optimiser, best):
+    """Return a fit or None, and what was said on the way."""
+    start = None if best is None else best.params_object
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            fit = model.fit(start_params=start, method=optimiser, maxiter=MAX_ITERATIONS)
+        except (np.linalg.LinAlgError, ValueError, ZeroDivisionError) as error:
+            return None, [str(error)]
+    heard = list(dict.fromkeys(" ".join(str(item.message).split()) for item in caught))
+    return (fit if np.isfinite([fit.llf, *fit.fe_params]).all() else None), heard
 
 
 def _random(data, components):
@@ -207,7 +230,7 @@ def _effects(fit, scale, data, reference, arms, level):
     errors = scale * np.sqrt(np.diag(_covariance(fit)))
     rows = []
     for term, estimate, se in zip(fit.model.exog_names, fit.fe_params * scale, errors, strict=True):
-        of_arm = data[data["arm"].isin([term, reference])] if term in arms else data
+        of_arm = _paired(data, term, reference) if term in arms else data
         ratio = estimate / se
         rows.append(
             {
@@ -226,6 +249,12 @@ def _effects(fit, scale, data, reference, arms, level):
             }
         )
     return rows
+
+
+def _paired(data, arm, reference):
+    """Return the rows of both arms in the scans that have both."""
+    scans = set(data.loc[data["arm"] == arm, "case"]) & set(data.loc[data["arm"] == reference, "case"])
+    return data[data["arm"].isin([arm, reference]) & data["case"].isin(scans)]
 
 
 def _covariance(fit):
@@ -260,7 +289,7 @@ def _variances(fit, scale, components):
 
 
 def _boundary(variances, notes):
-    zero = [row["component"] for row in variances if row["share"] < BOUNDARY]
+    zero = [row["component"] for row in variances[:-1] if row["share"] < BOUNDARY]
     if zero:
         notes.append(f"boundary: the variance of {' and '.join(zero)} is zero; it adds nothing here")
     return bool(zero)
