@@ -191,7 +191,7 @@ def _three_tests(pairs, dropped):
     means = pairs.groupby("patient")[["arm", "reference"]].mean()
     patient_differences = (means["arm"] - means["reference"]).to_numpy(float)
     left_out = [f"{count(dropped, 'scan')} without a value in both arms left out"] if dropped else []
-    shared = f"the {len(x)} scans are of {len(means)} patients and not independent"
+    shared = f"the {len(x)} scans are of {count(len(means), 'patient')} and not independent"
     slabs = [shared] if len(means) < len(x) else []
 
     moved = int(np.sum(np.abs(patient_differences) > ROUNDING))

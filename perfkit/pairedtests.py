@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .resampling import LEVEL, N_RESAMPLES, bootstrap_interval, weighted_mean
-from .scoretables import METRICS, ROUNDING, check_reference, comparators, paired_rows, rows_of_matrix
+from .scoretables import METRICS, ROUNDING, check_reference, comparators, count, paired_rows, rows_of_matrix
 
 # Half-widths of equivalence; our choice: Dice and AUC near the gains the paper reports (.006, .012),
 # volume a third of the mismatch of 15 ml that DEFUSE 3 asks for.
@@ -99,7 +99,7 @@ def compare_differences(
     """
     difference = np.where(np.abs(difference) <= ROUNDING, 0.0, difference)
     n = len(difference)
-    notes = [f"{dropped} without a value in both arms left out"] if dropped else []
+    notes = [f"{count(dropped, 'patient')} without a value in both arms left out"] if dropped else []
     found = {"n": n, "dropped": dropped, "margin": margin, "equivalence": ""}
     if not n:
         return found | {"note": "; ".join(["no patient: no test", *notes])}

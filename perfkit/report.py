@@ -18,7 +18,7 @@ from .casepages import render_cases
 from .comparison import METRICS, ordered_arms, paired_tests
 from .drawing import CONFIG, arm_label
 from .export import save_many_static
-from .reporttables import case_order, case_table, statistics
+from .reporttables import DECISIVE, TESTED, case_order, case_table, statistics, tests_of_patients
 from .wording import (
     METRIC_LABELS,
     comparison_rows,
@@ -140,7 +140,10 @@ def write_report(
     rows = scores[scores["matrix"] == matrices[0]]
     present = ordered_arms(rows["arm"])
     reference = reference if reference in present else present[0]
-    tests = paired_tests(rows, reference, matrix=matrices[0])
+    tests = paired_tests(rows, reference, matrix=matrices[0], metrics=_tested(rows))
+    by_patient = None
+    if patients is not None and reference in set(patients.loc[patients["matrix"] == matrices[0], "arm"]):
+        by_patient = tests_of_patients(patients, reference, matrices[0])
     tables = [(matrix, table1_rows(scores, matrix, pooled.get(matrix))) for matrix in matrices]
     failed = [entry if isinstance(entry, str) else ": ".join(map(str, entry)) for entry in failures]
     drawn = dict(figures or {})
@@ -152,14 +155,17 @@ def write_report(
         title=title,
         cohort=cohort,
         sizes=f"{count(rows['case'].nunique(), 'scan')} of {count(rows['patient'].nunique(), 'patient')}",
-        summary=summary_sentences(rows, tests),
+        summary=summary_sentences(rows, reference, None if by_patient is None else patients, by_patient),
         tables=tables,
         columns=[METRIC_LABELS[name] for name in ("pooled_auc", *METRICS)],
-        tests=comparison_rows(tests),
+        tests=comparison_rows(tests, by_patient),
+        corrected=by_patient is not None,
         remarks=sorted({remark for note in tests["note"] for remark in note.split("; ") if remark}),
-        statistics=[] if patients is None else statistics(scores, patients, reference, matrices[0]),
+        statistics=[]
+        if by_patient is None
+        else statistics(scores, patients, reference, matrices[0], tests=by_patient),
         reference=arm_label(reference),
-        volumes=volume_sentences(rows) if "volume_ml" in rows else [],
+        volumes=volume_sentences(rows) if {"volume_ml", "reference_volume_ml"} <= set(rows) else [],
         figures=_figures(drawn),
         failures=failed,
         flow=flow or [],
@@ -190,6 +196,10 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
+def _tested(rows):
+    return [metric for metric in TESTED if metric in rows.columns or metric in METRICS]
+
+
 def _nested(pooled_auc):
     return bool(pooled_auc) and all(isinstance(value, dict) for value in dict(pooled_auc).values())
 
@@ -213,7 +223,7 @@ def _from_tables(rows, patients, roc, thresholds, matrix, reference):
         yield "fig3", partial(draw.fig3, rows, matrix)
         yield "volumes", partial(draw.volume_scatter, rows, matrix=matrix)
     if patients is not None:
-        metrics = ("dice", "roc_auc", "volume_ml")
+        metrics = [name for name in DECISIVE if name in patients.columns]
         yield "raincloud", partial(draw.raincloud_figure, patients, reference, metrics, matrix=matrix)
     if roc is not None:
         options = {"matrix": matrix, "patients": patients, "zoom": draw.ZOOM}

@@ -24,10 +24,28 @@ from .wording import METRIC_LABELS, SIGNIFICANCE, count, difference, owner, p_va
 TESTED = (*METRICS, "volume_ml")
 DIFFERENCES = ("Metric", "Mean difference", "Hodges-Lehmann", "Wilcoxon p", "Holm p", "Permutation p")
 PRECISION = ("Metric", "Difference sought", "SD of differences", "Power", "n for 80 %", "n for 90 %")
+AGREEMENT = {
+    "id": "agreement",
+    "heading": "Agreement of core volumes with the ground truth (ml)",
+    "words": "Bias and limits of agreement, the slope of the difference on the mean with its p (it tests "
+    "unequal variances as much as proportional bias), ICC(2,1) and Lin's concordance. Intervals: 95 %, by "
+    "bootstrap over patients where a patient has several scans, else by formula.",
+    "head": ["Bias", "Lower limit", "Upper limit", "Slope (p)", "ICC(2,1)", "CCC", "Scans / patients"],
+    "rows": [],
+}
+ELIGIBILITY = {
+    "id": "eligibility",
+    "heading": "Would the same patients be treated?",
+    "words": "The rules of DEFUSE 3 and EXTEND-IA on core and mismatch volumes, each patient's slabs summed. "
+    "Hypoperfusion is Tmax > 6 s of each arm's own map, on the biased scale of the regularised "
+    "deconvolution. κ is Cohen's, with its 95 % interval.",
+    "head": ["Rule", "Eligible", "Compared with", "Only this / only that", "κ", "Patients"],
+    "rows": [],
+}
 DECISIVE = ("roc_auc", "dice", "volume_ml")  # our choice: one metric of rank, of overlap and of size
 
 
-def statistics(scores, patients, reference: str, matrix: str, seed: int = 0) -> list[dict]:
+def statistics(scores, patients, reference: str, matrix: str, seed: int = 0, tests=None) -> list[dict]:
     """Lay out all patient-level statistics of a study; what cannot be computed says why.
 
     Parameters
@@ -37,21 +55,45 @@ def statistics(scores, patients, reference: str, matrix: str, seed: int = 0) -> 
     reference : arm the others are compared with.
     matrix : whose rows count.
     seed : of the bootstrap.
+    tests : of ``tests_of_patients``, where they are at hand.
 
     Returns
     -------
-    tables, as the module says
+    tables, as the module says; without a column that a table needs, a table without rows that says so
     """
     if reference not in set(patients.loc[patients["matrix"] == matrix, "arm"]):
         return []
-    tests = patient_tests(patients, reference, matrix=matrix, metrics=TESTED, seed=seed)
+    if tests is None:
+        tests = tests_of_patients(patients, reference, matrix, seed)
+    rows = scores[scores["matrix"] == matrix]
+    needed = ("volume_ml", "reference_volume_ml")
     return [
         differences_table(tests),
         mixed_table(mixed_model(scores, "dice", reference, matrix=matrix)),
-        agreement_table(scores[scores["matrix"] == matrix], seed),
-        decisions_table(eligibility_table(patients, reference, matrix=matrix)),
+        _or_without(rows, needed, AGREEMENT, lambda: agreement_table(rows, seed)),
+        _or_without(
+            patients,
+            (*needed, "hypoperfusion_ml"),
+            ELIGIBILITY,
+            lambda: decisions_table(eligibility_table(patients, reference, matrix=matrix)),
+        ),
         precision_table(power_table(patients, reference, matrix=matrix)),
     ]
+
+
+def tests_of_patients(patients, reference: str, matrix: str, seed: int = 0):
+    """Compare the arms with the reference, patient by patient: ``pairedtests.patient_tests`` of the report.
+
+    Parameters
+    ----------
+    patients, reference, matrix, seed : as for ``statistics``.
+    """
+    return patient_tests(patients, reference, matrix=matrix, metrics=TESTED, seed=seed)
+
+
+def _or_without(table, needed, empty, make):
+    missing = [name for name in needed if name not in table.columns]
+    return make() if not missing else empty | {"notes": [f"the tables of this run have no {missing[0]}"]}
 
 
 def differences_table(tests) -> dict:
@@ -63,7 +105,7 @@ def differences_table(tests) -> dict:
             _with_interval(test["metric"], test["mean_difference"], test["mean_low"], test["mean_high"]),
             _with_interval(test["metric"], test["hodges_lehmann"], test["hl_low"], test["hl_high"]),
             *(_p(test[name]) for name in ("wilcoxon_p", "wilcoxon_p_holm", "permutation_p")),
-            test["equivalence"] or "–",
+            _equivalence_cell(test),
             str(test["n"]),
         ]
         rows.append(_row(test["arm"], cells))
@@ -74,35 +116,70 @@ def differences_table(tests) -> dict:
         "words": "The slabs of a patient are joined before anything is measured: each patient counts once. "
         "Mean difference with its 95 % BCa bootstrap interval, Hodges-Lehmann difference with its exact one, "
         "Wilcoxon's signed-rank test, the same adjusted by Holm over all rows, and the sign-flip permutation "
-        f"test of the mean. Equivalence: two one-sided tests with the margins {margins}.",
+        f"test of the mean. Equivalence: two one-sided tests at .05 each with the margins {margins} ml: "
+        "whether the 90 % interval of the mean (Student's t) lies within them.",
         "head": [*DIFFERENCES, "Equivalence", "Patients"],
         "rows": rows,
-        "sentences": [patient_sentence(test) for _, test in tests.iterrows()],
+        "sentences": _sentences(tests),
         "notes": _remarks(tests),
     }
 
 
-def patient_sentence(test) -> str:
-    """Say one row of ``patient_tests`` in words, its interval and its limits included."""
+def _sentences(tests):
+    """Say every row that was tested; what could not be, once for all."""
+    tested = int(tests["wilcoxon_p"].notna().sum())
+    return list(dict.fromkeys(patient_sentence(test, tested) for _, test in tests.iterrows()))
+
+
+def _equivalence_cell(test):
+    if not test["equivalence"]:
+        return "–"
+    low, high = (signed(test["metric"], test[side]) for side in ("tost_low", "tost_high"))
+    return f"{test['equivalence']}\n{low} to {high}"
+
+
+def patient_sentence(test, tested: int = 1) -> str:
+    """Say one row of ``patient_tests`` in words: interval, p, n, and whether it can matter.
+
+    Parameters
+    ----------
+    test : row of the table.
+    tested : rows with a p, for which Holm corrects.
+    """
     metric, n = test["metric"], test["n"]
     if not np.isfinite(test["wilcoxon_p"]):
-        return f"No test was possible over {count(n, 'patient')}: {test['note'] or 'see the notes'}."
+        return f"No test was possible over {count(n, 'patient')}: {_reason(test['note'])}."
     name = re.sub(r",.*| \(.*\)", "", METRIC_LABELS[metric])
     said = difference(metric, test["mean_difference"])
     told = f"{name[0].lower() + name[1:] if metric == 'volume_ml' else name} is {said}"
     told = f"The {owner(test['arm'])} {told}".replace("is no difference to", "is the same to")
-    if np.isfinite(test["mean_low"]):
-        low, high = (signed(metric, test[side]) for side in ("mean_low", "mean_high"))
-        told += f" (95 % CI {low} to {high})"
     seldom = test["wilcoxon_p_holm"] < SIGNIFICANCE
-    return f"{told}; chance alone {'would seldom' if seldom else 'can'} do that{_equivalence(test, seldom)}."
+    chance = f"chance alone {'would seldom' if seldom else 'can'} do that"
+    if not seldom and test["wilcoxon_p"] < SIGNIFICANCE:
+        chance = f"among {tested} comparisons, chance alone can do that once"
+    return f"{told} ({_numbers_of(test)}); {chance}{_equivalence(test, seldom)}."
+
+
+def _numbers_of(test):
+    metric, said = test["metric"], []
+    if np.isfinite(test["mean_low"]):
+        said.append(f"95 % CI {signed(metric, test['mean_low'])} to {signed(metric, test['mean_high'])}")
+    said.append(f"{p_value(test['wilcoxon_p'])}, after Holm {_p(test['wilcoxon_p_holm'])}")
+    return "; ".join([*said, count(test["n"], "patient")])
+
+
+def _reason(note):
+    """Take what a note says last of "one patient: no test", and what was left out with it."""
+    parts = [part.removesuffix(": no test") for part in str(note or "see the notes").split("; ")]
+    return "; ".join(dict.fromkeys(parts))
 
 
 def _equivalence(test, seldom):
     if test["equivalence"] in ("", "not shown"):
         return "" if seldom or not test["equivalence"] else ", yet equivalence is not shown either"
     where = "within" if test["equivalence"] == "equivalent" else "beyond"
-    return f"; the difference lies {where} ±{test['margin']:g}"
+    unit = " ml" if test["metric"].endswith("_ml") else ""
+    return f"; the 90 % interval of the difference lies {where} ±{test['margin']:g}{unit}"
 
 
 def mixed_table(model) -> dict:
@@ -119,51 +196,87 @@ def mixed_table(model) -> dict:
         label = arm_label(arm) if arm else str(effect["term"]).replace("log_volume", "log core volume")
         rows.append({"label": label, "colour": arm_colour(arm) if arm else "transparent", "cells": cells})
     shares = [f"{row['component']} {100 * row['share']:.0f} %" for _, row in model.variances.iterrows()]
-    state = "The fit converged" if model.converged else "The fit did NOT converge: read nothing from it"
-    words = f"Model: {model.formula}. {state}"
+    words = f"Model: {model.formula}. {_state(model)}"
     words += f"; of the variance {', '.join(shares)}." if shares else "."
+    words += " Intervals and p are normal approximations, which are too sure of few patients." * bool(rows)
     return {
         "id": "mixed",
         "heading": "Mixed model of Dice, scans within patients",
         "words": words,
         "head": ["Effect on Dice", "95 % interval", "p", "Scans / patients"],
         "rows": rows,
-        "notes": [*model.notes, *([] if model.converged else model.fit_warnings)],
+        "notes": [*_diagnosed(model), *model.notes, *([] if model.converged else model.fit_warnings)],
     }
+
+
+def _state(model):
+    if model.converged:
+        return "The fit converged"
+    if model.fit_warnings or len(model.effects):
+        return "The fit did NOT converge: read nothing from it"
+    return "Nothing was fitted"
+
+
+def _diagnosed(model):
+    """Give the diagnostics of the residuals, whether they warn or not."""
+    found = model.diagnostics
+    if not np.isfinite(found.get("shapiro_p", np.nan)):
+        return []
+    return [
+        f"residuals: Shapiro-Wilk {p_value(found['shapiro_p'])}, Breusch-Pagan "
+        f"{p_value(found['breusch_pagan_p'])}, skewness {signed('dice', found['skewness'])}, excess kurtosis "
+        f"{signed('dice', found['kurtosis'])}"
+    ]
 
 
 def agreement_table(rows, seed: int = 0) -> dict:
     """Lay out agreement of core volumes with the reference core: Bland-Altman, ICC(2,1), Lin's CCC."""
-    found, notes = [], []
+    found, notes = [], {}
     for arm in ordered_arms(rows["arm"]):
         pairs = rows[rows["arm"] == arm].dropna(subset=["volume_ml", "reference_volume_ml"])
         if len(pairs) < 2:
             found.append(_row(arm, ["–"] * 6 + [f"{len(pairs)} / {pairs['patient'].nunique()}"]))
-            notes.append(f"{arm_label(arm)}: fewer than 2 scans, no agreement can be estimated")
+            notes.setdefault("fewer than 2 scans, no agreement can be estimated", []).append(arm)
             continue
-        x, y, groups = pairs["volume_ml"], pairs["reference_volume_ml"], pairs["patient"]
-        limits = bland_altman(x, y, patients=groups, seed=seed)
-        icc, ccc = (measure(x, y, patients=groups, seed=seed) for measure in (icc21_interval, lins_ccc))
-        cells = [
-            _with_interval("volume_ml", limits.bias, limits.bias_low, limits.bias_high),
-            _with_interval("volume_ml", limits.lower, limits.lower_low, limits.lower_high),
-            _with_interval("volume_ml", limits.upper, limits.upper_low, limits.upper_high),
-            f"{signed('dice', limits.slope)} ({_p(limits.slope_p)})",
-            *(f"{value.value:.3f}\n{value.low:.3f} to {value.high:.3f}" for value in (icc, ccc)),
-            f"{limits.n} / {limits.n_patients}",
-        ]
+        cells, said = _agreement_cells(pairs, seed)
         found.append(_row(arm, cells))
-        notes += [f"{arm_label(arm)}: {note}" for note in {limits.note, icc.note, ccc.note} if note]
-    return {
-        "id": "agreement",
-        "heading": "Agreement of core volumes with the ground truth (ml)",
-        "words": "Bias and limits of agreement, the slope of the difference on the mean with its p (it tests "
-        "unequal variances as much as proportional bias), ICC(2,1) and Lin's concordance. Intervals: 95 %, "
-        "by bootstrap over patients where patients have several scans.",
-        "head": ["Bias", "Lower limit", "Upper limit", "Slope (p)", "ICC(2,1)", "CCC", "Scans / patients"],
-        "rows": found,
-        "notes": notes,
-    }
+        for note in said:
+            notes.setdefault(note, []).append(arm)
+    return AGREEMENT | {"rows": found, "notes": _by_arm(notes, len(found))}
+
+
+def _agreement_cells(pairs, seed):
+    """Cells of one arm, and the notes of its three measures, each once."""
+    x, y = pairs["volume_ml"], pairs["reference_volume_ml"]
+    options = {"patients": pairs["patient"] if pairs["patient"].duplicated().any() else None, "seed": seed}
+    limits = bland_altman(x, y, **options)
+    icc, ccc = (measure(x, y, **options) for measure in (icc21_interval, lins_ccc))
+    cells = [
+        _with_interval("volume_ml", limits.bias, limits.bias_low, limits.bias_high),
+        _with_interval("volume_ml", limits.lower, limits.lower_low, limits.lower_high),
+        _with_interval("volume_ml", limits.upper, limits.upper_low, limits.upper_high),
+        f"{signed('dice', limits.slope)} ({_p(limits.slope_p)})" if np.isfinite(limits.slope_p) else "–",
+        *(_share(value.value, value.low, value.high, 3) for value in (icc, ccc)),
+        f"{limits.n} / {pairs['patient'].nunique()}",
+    ]
+    notes = (part for note in (limits.note, icc.note, ccc.note) for part in note.split("; ") if part)
+    return cells, list(dict.fromkeys(notes))
+
+
+def _by_arm(notes, n_arms):
+    """Say each note once, and of whom where it is not of all."""
+    return [
+        note if len(arms) == n_arms else f"{', '.join(map(arm_label, arms))}: {note}"
+        for note, arms in notes.items()
+    ]
+
+
+def _share(value, low, high, digits):
+    """Write a coefficient with its interval; "–" where it is not defined."""
+    if not np.isfinite(value):
+        return "–"
+    limits = f"\n{low:.{digits}f} to {high:.{digits}f}" if np.isfinite(low + high) else ""
+    return f"{value:.{digits}f}{limits}".replace("-", "−")
 
 
 def decisions_table(table) -> dict:
@@ -172,26 +285,15 @@ def decisions_table(table) -> dict:
     for _, row in table.iterrows():
         against = row["against"] if row["against"] == "reference core" else arm_label(row["against"])
         cells = [
-            row["rule"],
+            row["rule"].replace("EXTEND", "EXTEND-IA"),
             f"{row['eligible']} of {row['n']}",
             against,
             f"{row['only_arm']} / {row['only_against']}",
-            f"{row['kappa']:.2f}\n{row['kappa_low']:.2f} to {row['kappa_high']:.2f}".replace("-", "−")
-            if np.isfinite(row["kappa"])
-            else "–",
+            _share(row["kappa"], row["kappa_low"], row["kappa_high"], 2),
             str(row["n"]),
         ]
         rows.append(_row(row["arm"], cells))
-    return {
-        "id": "eligibility",
-        "heading": "Would the same patients be treated?",
-        "words": "The rules of DEFUSE 3 and EXTEND-IA on core and mismatch volumes, each patient's slabs "
-        "summed. Hypoperfusion is Tmax > 6 s of each arm's own map, on the biased scale of the regularised "
-        "deconvolution. κ is Cohen's, with its 95 % interval.",
-        "head": ["Rule", "Eligible", "Compared with", "Only this / only that", "κ", "Patients"],
-        "rows": rows,
-        "notes": _remarks(table),
-    }
+    return ELIGIBILITY | {"rows": rows, "notes": _remarks(table)}
 
 
 def precision_table(table) -> dict:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from perfkit import pages, paths
+from perfkit import pages, paths, runfolder
 
 NOTEBOOKS = (
     "00_deconvolution_by_hand",
@@ -148,6 +148,7 @@ def save_results(
     notes=(),
     failures=(),
     flow=(),
+    reference: str = "expert",
 ) -> Path:
     """Write what a comparison found, for spreadsheets and for ``assemble_report``.
 
@@ -161,6 +162,7 @@ def save_results(
     parameters : of the run
     notes, failures : lines the reader should know; (case, reason) of scans that are in no number
     flow : of ``cohort_flow``
+    reference : arm the others were compared with
 
     Returns
     -------
@@ -201,6 +203,7 @@ def save_results(
         "notes": [*notes, *without],
         "failures": list(failures),
         "flow": list(flow),
+        "reference": reference,
         "mean": _without_nan(_means(evaluation.scores)),
     }
     return pages.write(folder / "metrics.json", json.dumps(metrics, indent=2, default=float) + "\n")
@@ -239,13 +242,6 @@ def cohort_flow(cohort, prepared, evaluation) -> list[dict]:
     ]
 
 
-def _read(path, reader):
-    try:
-        return reader(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Run notebook 04 again; it writes it anew.") from None
-
-
 def _without_nan(value):
     """NaN as null: strict readers of JSON know no NaN."""
     if isinstance(value, dict):
@@ -278,9 +274,6 @@ def assemble_report(folder, *, pictures=()) -> Path:
     ValueError : what it left is damaged.
     OSError : pictures were asked for, and no Chrome or Chromium was found.
     """
-    import pandas as pd
-    import plotly.io
-
     from perfkit.report import write_report
 
     folder = Path(folder).resolve()
@@ -290,30 +283,27 @@ def assemble_report(folder, *, pictures=()) -> Path:
                 f"A report needs {name}, and {folder} has none. "
                 f"Run `perfkit study --out {folder}`, or notebook 04 with out={folder}."
             )
-    metrics = _read(folder / "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
-    figures = {p.stem: _read(p, plotly.io.read_json) for p in sorted((folder / "figures").glob("*.json"))}
-
-    def read(name):
-        names = {"case": str, "patient": str, "cases": str}
-        return _read(
-            folder / f"{name}.csv",
-            lambda path: pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""]),
-        )
-
+    facts = runfolder.read_facts(folder / "metrics.json")
+    figures = {p.stem: _figure(p) for p in sorted((folder / "figures").glob("*.json"))}
     found = [
         (p, p.stem.replace("_", " ")) for name in NOTEBOOKS for p in sorted(folder.glob(f"{name}*.ipynb"))
     ]
+    joined = {name: folder / f"{name}.csv" for name in JOINED}
     return write_report(
         folder,
-        scores=read("scores"),
-        **{name: read(name) for name in JOINED if (folder / f"{name}.csv").exists()},
-        pooled_auc=metrics["pooled_auc"],
+        scores=runfolder.read_table(folder / "scores.csv"),
+        **{name: runfolder.read_table(path) for name, path in joined.items() if path.exists()},
+        **facts,
         figures=figures,
         notebooks=found,
-        parameters=metrics["parameters"],
-        notes=metrics["notes"],
-        failures=[tuple(entry) for entry in metrics["failures"]],
-        cohort=metrics["cohort"],
-        flow=metrics.get("flow", ()),
         pictures=pictures,
     )
+
+
+def _figure(path):
+    import plotly.io
+
+    try:
+        return plotly.io.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Run notebook 04 again; it writes it anew.") from None

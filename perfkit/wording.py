@@ -7,9 +7,18 @@ from collections import Counter
 import numpy as np
 
 from . import paper
-from .comparison import METRICS, bland_altman, format_value, ordered_arms, paired_tests, paper_table1, table1
+from .comparison import (
+    METRICS,
+    bland_altman,
+    format_value,
+    ordered_arms,
+    paired_tests,
+    paper_table1,
+    patient_tests,
+    table1,
+)
 from .drawing import arm_colour, arm_label
-from .scoretables import count, p_value
+from .scoretables import count, p_value, paired_rows
 
 METRIC_LABELS = {
     "pooled_auc": "AUC, all voxels",
@@ -35,38 +44,84 @@ _OWNERS = {
 _MORE = {"hd95_mm": ("longer", "shorter", " mm"), "volume_ml": ("larger", "smaller", " ml")}
 
 
-def summary_sentences(rows, tests) -> list[str]:
+def summary_sentences(rows, reference, patients=None, tests=None) -> list[str]:
     """Say what the study found: the learned AIF against the reference, then against the control.
 
     Parameters
     ----------
     rows : DataFrame, the scores of one matrix.
-    tests : DataFrame of `comparison.paired_tests` on the same scores.
+    reference : arm.
+    patients : DataFrame, the same per patient, slabs joined; without it, patients are means of their scans.
+    tests : DataFrame of ``pairedtests.patient_tests`` against the reference; gives the p after Holm.
+
+    Notes
+    -----
+    Both means are over the scans that both arms have, so a missing arm cannot turn the words round.
     """
-    arms = set(rows["arm"])
-    dice = rows.groupby("arm")["dice"].mean()
+    pairs = {other: paired_rows(rows, "cnn", other, ["dice"]) for other in (reference, "brain_mean")}
     sentences = []
-    found = tests[(tests["arm"] == "cnn") & (tests["metric"] == "dice")].set_index("test")
-    if len(found):
-        scans, patients = found.loc["paired t-test"], found.loc["Wilcoxon signed-rank"]
+    if reference != "cnn" and len(pairs[reference][0]):
+        both, dropped = pairs[reference]
+        ours, theirs = both[["dice_arm", "dice_reference"]].mean()
+        on_scans = paired_tests(rows, reference, matrix=rows["matrix"].iloc[0], metrics=["dice"])
+        on_scans = on_scans[on_scans["arm"] == "cnn"].set_index("test").loc["paired t-test"]
+        found = _of_patients(rows, reference, patients, tests)
         sentences.append(
-            f"The {owner('cnn')} mean Dice is {format_value('dice', dice['cnn'])}, the "
-            f"{owner(scans['reference'])} {format_value('dice', dice[scans['reference']])}: "
-            f"{difference('dice', scans['difference'])} over {count(scans['n'], 'scan')} "
-            f"(paired t-test, {p_value(scans['p'])}; Wilcoxon signed-rank test over "
-            f"{count(patients['n'], 'patient')}, {p_value(patients['p'])}). {verdict(patients['p'])}"
+            f"The {owner('cnn')} mean Dice is {format_value('dice', ours)}, the {owner(reference)} "
+            f"{format_value('dice', theirs)}: {difference('dice', ours - theirs)} over "
+            f"{_the_same(len(both), dropped)} (paired t-test, {p_value(on_scans['p'])}). Patient by patient "
+            f"it is {_told(found)}. {verdict(found['judged'])}"
         )
-    if {"cnn", "brain_mean"} <= arms:
-        control = paired_tests(rows, "brain_mean", matrix=rows["matrix"].iloc[0], metrics=["dice"])
-        control = control[control["arm"] == "cnn"].set_index("test").loc["Wilcoxon signed-rank"]
-        place = "above" if dice["cnn"] > dice["brain_mean"] else "not above"
+    if reference != "brain_mean" and len(pairs["brain_mean"][0]):
+        both, dropped = pairs["brain_mean"]
+        ours, theirs = both[["dice_arm", "dice_reference"]].mean()
+        found = _of_patients(rows, "brain_mean", patients, None)
+        place = "above" if found["difference"] > 0 else "not above"
         sentences.append(
             f"The control, the mean curve of the brain taken as AIF, reaches "
-            f"{format_value('dice', dice['brain_mean'])}. A learned AIF has to beat it, and here the CNN is "
-            f"{place} it (Wilcoxon signed-rank test over {count(control['n'], 'patient')}, "
-            f"{p_value(control['p'])}). {verdict(control['p'])}"
+            f"{format_value('dice', theirs)} over {_the_same(len(both), dropped)}, the CNN "
+            f"{format_value('dice', ours)}. A learned AIF has to beat it, and here, patient by "
+            f"patient, the CNN is {place} it: {_told(found)}. {verdict(found['judged'])}"
         )
     return sentences
+
+
+def _of_patients(rows, reference, patients, tests) -> dict:
+    """Compare the CNN's Dice with an arm's over patients: difference, limits, p, and the p that decides."""
+    if patients is None:
+        found = paired_tests(rows, reference, matrix=rows["matrix"].iloc[0], metrics=["dice"])
+        row = found[found["arm"] == "cnn"].set_index("test").loc["Wilcoxon signed-rank"]
+        return {"difference": row["difference"], "n": row["n"], "p": row["p"], "judged": row["p"]}
+    if tests is None:
+        two = patients[patients["arm"].isin(["cnn", reference])]
+        tests = patient_tests(two, reference, matrix=rows["matrix"].iloc[0], metrics=["dice"])
+    row = tests[(tests["arm"] == "cnn") & (tests["metric"] == "dice")].iloc[0]
+    return {
+        "difference": row["mean_difference"],
+        "limits": (row["mean_low"], row["mean_high"]),
+        "n": row["n"],
+        "p": row["wilcoxon_p"],
+        "holm": row["wilcoxon_p_holm"] if (tests["wilcoxon_p"].notna()).sum() > 1 else np.nan,
+        "judged": row["wilcoxon_p_holm"],
+    }
+
+
+def _told(found) -> str:
+    """Say a comparison over patients: difference, interval, p and n."""
+    said = []
+    low, high = found.get("limits", (np.nan, np.nan))
+    if np.isfinite(low):
+        said.append(f"95 % CI {signed('dice', low)} to {signed('dice', high)}")
+    said.append(f"Wilcoxon signed-rank test over {count(found['n'], 'patient')}, {p_value(found['p'])}")
+    if np.isfinite(found.get("holm", np.nan)):
+        said.append(f"after Holm {p_value(found['holm']).removeprefix('p ').removeprefix('= ')}")
+    if not np.isfinite(found["difference"]):
+        return f"not known ({'; '.join(said)})"
+    return f"{difference('dice', found['difference'])} ({'; '.join(said)})"
+
+
+def _the_same(n, dropped) -> str:
+    return f"the {count(n, 'scan')} that have both" if dropped else count(n, "scan")
 
 
 def volume_sentences(rows) -> list[str]:
@@ -77,10 +132,13 @@ def volume_sentences(rows) -> list[str]:
         if len(pairs) < 2:
             sentences.append(f"{arm_label(arm)}: {count(len(pairs), 'scan')} with volumes, no limits.")
             continue
-        found = bland_altman(pairs["volume_ml"], pairs["reference_volume_ml"])
+        groups = pairs["patient"] if pairs["patient"].duplicated().any() else None
+        found = bland_altman(pairs["volume_ml"], pairs["reference_volume_ml"], patients=groups)
+        low, high = (signed("volume_ml", limit) for limit in (found.bias_low, found.bias_high))
         size = "larger" if found.bias > 0 else "smaller"
         sentences.append(
-            f"The {owner(arm)} core is on average {abs(found.bias):.1f} ml {size} than the ground truth; "
+            f"The {owner(arm)} core is on average {abs(found.bias):.1f} ml {size} than the ground truth "
+            f"(95 % CI {low} to {high}); "
             f"about 95 % of differences lie between {signed('volume_ml', found.lower)} and "
             f"{signed('volume_ml', found.upper)} ml ({count(found.n, 'scan')})."
         )
@@ -107,7 +165,8 @@ def table1_rows(scores, matrix, pooled_auc=None) -> list[dict]:
     ours["pooled_auc_mean"], ours["pooled_auc_undefined"] = ours["pooled_auc"], 0
     ours["pooled_auc"] = [format_value("roc_auc", value) for value in ours["pooled_auc"]]
     names = ["pooled_auc", *METRICS]
-    best = {name: _best(name, ours[f"{name}_mean"]) for name in names}
+    alike = ours["n_scans"].nunique() == 1  # means over different scans have no best
+    best = {name: _best(name, ours[f"{name}_mean"]) if alike else None for name in names}
     rows = []
     for i, row in ours.iterrows():
         cells = [
@@ -122,24 +181,37 @@ def table1_rows(scores, matrix, pooled_auc=None) -> list[dict]:
         known = row["arm"] in printed.index
         paper_cells = [printed.loc[row["arm"], name] for name in METRICS] if known else None
         numbers = {"scans": row["n_scans"], "patients": row["n_patients"], "mean_dice": row["dice_mean"]}
+        numbers["note"] = row["note"]
         rows.append(_named(row["arm"]) | numbers | {"cells": cells, "printed": paper_cells})
     return rows
 
 
-def comparison_rows(tests) -> list[dict]:
-    """Lay out the tests for a page: one row per arm and metric with the three p-values and a sentence."""
+def comparison_rows(tests, by_patient=None) -> list[dict]:
+    """Lay out the tests for a page: per arm and metric the paper's two p-values and those over patients.
+
+    Parameters
+    ----------
+    tests : DataFrame of ``comparison.paired_tests``.
+    by_patient : DataFrame of ``pairedtests.patient_tests``: its Wilcoxon's p and the same after Holm stand
+        beside the paper's, and its own table has the words. Without it the test is on means of scans.
+    """
     rows = []
+    joined = None if by_patient is None else by_patient.set_index(["arm", "metric"])
     for (arm, metric), group in tests.groupby(["arm", "metric"], sort=False):
         found = group.set_index("test")
         order = [found.loc[name] for name in ("paired t-test", "Mann-Whitney U", "Wilcoxon signed-rank")]
+        p, n, words = [test["p"] for test in order], order[2]["n"], comparison_sentence(metric, order[2])
+        if joined is not None:
+            row = joined.loc[(arm, metric)]
+            p, n, words = [*p[:2], row["wilcoxon_p"], row["wilcoxon_p_holm"]], row["n"], ""
         rows.append(
             _named(arm)
             | {
                 "metric": METRIC_LABELS.get(metric, metric),
                 "difference": signed(metric, order[0]["difference"]),
-                "p": [p_value(test["p"]).removeprefix("p ").removeprefix("= ") for test in order],
-                "n": [order[0]["n"], order[2]["n"]],
-                "words": comparison_sentence(metric, order[2]),
+                "p": [p_value(value).removeprefix("p ").removeprefix("= ") for value in p],
+                "n": [order[0]["n"], n],
+                "words": words,
             }
         )
     return rows
@@ -158,11 +230,12 @@ def methods_paragraph(parameters: dict, scores, matrices) -> str:
     several = sum(n for size, n in slabs.items() if size > 1)
     lambda_rel = parameters.get("lambda_rel", paper.LAMBDA_REL)
     threshold = parameters.get("threshold", paper.RCBF_THRESHOLD)
+    names = [name.replace("volterra", "Volterra") for name in matrices]
     words = [
         f"{count(scores['case'].nunique(), 'scan')} of {count(scores['patient'].nunique(), 'patient')} were "
         f"analysed; {count(several, 'patient')} had more than one slab.",
         "Series were smoothed in space and time, converted to enhancement above the baseline and deconvolved "
-        f"with one AIF per scan by the {' and, separately, the '.join(matrices)} matrix with Tikhonov "
+        f"with one AIF per scan by the {' and, separately, the '.join(names)} matrix with Tikhonov "
         f"regularisation, λ = {lambda_rel} of the largest singular value.",
         "CBF was divided by its mean in reference tissue, found without any AIF and without the mask; core "
         f"is rCBF < {threshold}.",
@@ -172,8 +245,9 @@ def methods_paragraph(parameters: dict, scores, matrices) -> str:
         "Masks were compared inside the brain. Dice and Jaccard are 1 where both masks are empty and 0 where "
         "one is; distances to an empty mask, sensitivity without a core and AUC without both classes are "
         "undefined, left out and counted.",
-        "The slabs of a patient were joined for all tests on patients; intervals come from a BCa bootstrap "
-        "over patients, p-values of several metrics and arms were adjusted by Holm.",
+        "The slabs of a patient were joined for all tests on patients; intervals of means and of their "
+        "differences come from a BCa bootstrap over patients, p-values of several metrics and arms were "
+        "adjusted by Holm.",
     ]
     return " ".join(words)
 

@@ -14,7 +14,7 @@ LAYERS = [
     " timing dicomheaders tensors",
     "case clock curves masks operators readout corerule metrics annotations picktables bootstrap"
     " volumes patients unseen sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
-    " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes",
+    " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes runfolder",
     "deconvolution tissuesample batchrecord batchchild scans isles24 bids scantable downloads"
     " motionscreen arteries dicomseries unitobrain blandaltman eligibility mixedmodel pairedtests power"
     " volumenoise",

@@ -149,12 +149,12 @@ def test_missing_values_and_arms_are_dropped_and_counted():
     table = two_arms([0.1, 0.2, np.nan, 0.3])
     found = patient_tests(table[:-1]).iloc[0]
     assert (found["n"], found["dropped"]) == (2, 2)
-    assert "2 without a value in both arms left out" in found["note"]
+    assert "2 patients without a value in both arms left out" in found["note"]
 
 
 def test_a_table_without_any_value_is_a_table_of_words():
     found = patient_tests(two_arms([np.nan, np.nan])).iloc[0]
-    assert (found["n"], found["note"]) == (0, "no patient: no test; 2 without a value in both arms left out")
+    assert (found["n"], found["note"]) == (0, "no patient: no test; 2 patients without a value in both arms left out")
     assert np.isnan(found["wilcoxon_p_holm"])
 
 

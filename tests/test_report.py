@@ -9,7 +9,7 @@ import pytest
 from synthetic import synthetic_curves, synthetic_patients, synthetic_scores
 
 from perfkit import figures, report, wording
-from perfkit.comparison import paired_tests
+from perfkit.comparison import patient_tests
 from perfkit.report import write_report
 
 
@@ -135,16 +135,81 @@ def test_nothing_outside_the_folder_is_asked_for(full_run):
     assert {path.name for path in full_run.iterdir()} == {"index.html", "notebooks"}
 
 
+def test_every_section_but_the_first_is_in_the_navigation(full_run):
+    page = (full_run / "index.html").read_text(encoding="utf-8")
+    menu = page[page.index("<nav>") : page.index("</nav>")]
+    sections = re.findall(r'<section id="(\w+)"', page)
+    assert re.findall(r'href="#(\w+)"', menu) == sections[1:]
+    names = text_of(menu)
+    assert "Tests Paired Mixed model Agreement Treated? Power Cases" in names
+
+
+def test_captions_say_what_bands_are_and_which_scans_are_shown(full_run):
+    text = text_of((full_run / "index.html").read_text(encoding="utf-8"))
+    assert "bands their 95 % intervals by bootstrap over patients" in text
+    assert "The first 12 of 20 scans are shown." in text
+
+
+def test_names_and_counts_fit_into_their_sentences(tmp_path):
+    text = text_of(
+        page_of(tmp_path / "a", scores=synthetic_scores(n=1, arms=("cnn", "brain_mean")), reference="cnn")
+    )
+    assert "Tests against the CNN AIF" in text
+    assert "mean Dice, 1 scan " in text and "1 scans" not in text
+    text = text_of(page_of(tmp_path / "b", scores=synthetic_scores(n=3)))
+    assert "Tests against the expert AIF" in text
+    assert "The worst Dice of the expert AIF first" in text and "What failed" not in text
+    assert "The first 12" not in text
+
+
 def test_difference_and_its_tests_are_said_with_n_and_unit():
     scores = synthetic_scores(n=20)
     scores.loc[scores["arm"] == "cnn", "dice"] += 0.2
     rows = scores[scores["matrix"] == "circulant"]
-    first, control = wording.summary_sentences(rows, paired_tests(scores))
+    first, control = wording.summary_sentences(rows, "expert")
     assert "higher by" in first
     assert "over 20 scans" in first
     assert "over 15 patients" in first
     assert "would seldom give" in first
     assert "the CNN is above it" in control
+    patients = synthetic_patients(scores)
+    first, control = wording.summary_sentences(rows, "expert", patients, patient_tests(patients, "expert"))
+    wide = patients.query("matrix == 'circulant'").pivot(index="patient", columns="arm", values="dice")
+    for said, other in ((first, "expert"), (control, "brain_mean")):
+        difference = (wide["cnn"] - wide[other]).mean()
+        assert f"higher by {difference:.3f} (95 % CI +0." in said and "over 15 patients" in said
+    assert "after Holm" in first and "after Holm" not in control  # that is one comparison
+
+
+def test_a_missing_arm_does_not_turn_the_words_round():
+    """The CNN failed where the expert is worst, and is worse than the others where it did not."""
+    scores = synthetic_scores(n=20, seed=1)
+    rows = scores[scores["matrix"] == "circulant"]
+    dice = rows.pivot(index="case", columns="arm", values="dice")
+    kept = dice.index[dice["expert"] > dice["expert"].median()]
+    expert = scores.loc[scores["arm"] == "expert", "dice"].to_numpy()
+    for arm, less in (("cnn", 0.01), ("brain_mean", 0.0), ("automatic", 0.0)):
+        scores.loc[scores["arm"] == arm, "dice"] = expert - less
+    scores = scores[(scores["arm"] != "cnn") | scores["case"].isin(kept)]
+    rows = scores[scores["matrix"] == "circulant"]
+    means = rows.groupby("arm")["dice"].mean()
+    assert means["cnn"] > means["expert"]  # over different scans
+    first, control = wording.summary_sentences(rows, "expert", synthetic_patients(scores))
+    common = dice.loc[kept, "expert"].mean()
+    assert f"mean Dice is {common - 0.01:.3f}, the expert's {common:.3f}: lower by 0.010 over the 10" in first
+    assert "the CNN is not above it: lower by 0.010" in control
+    best = [[cell["best"] for cell in row["cells"]] for row in wording.table1_rows(scores, "circulant")]
+    assert not np.any(best)  # means over different scans have no best
+
+
+def test_all_of_a_report_has_one_reference(tmp_path):
+    """Where nobody has picked, notebook 04 compares with the control: so do lead, tests and figures."""
+    scores = synthetic_scores(arms=("automatic", "cnn", "brain_mean"))
+    page = page_of(tmp_path, whole=True, scores=scores, reference="brain_mean")
+    text = text_of(page)
+    assert "Tests against the mean brain curve" in text and "the mean brain curve's" in text
+    assert "automatic AIF's 0." not in text
+    assert r'"Arm \u2212 mean brain curve' in page
 
 
 def test_the_flow_and_every_case_are_listed_the_failed_ones_first(full_run):
@@ -187,7 +252,8 @@ def test_report_of_one_patient_with_empty_predictions_and_a_missing_arm(tmp_path
     assert "All scans are of one patient" in text
     assert "Automatic AIF: the predicted core is empty in every scan" in text
     assert "CNN AIF has results for 2 of 3 scans" in text
-    assert "No test was possible: n = 1." in text
+    assert "No test was possible over 1 patient: one patient" in text
+    assert text.count("No test was possible over") == 2  # what holds for many rows is said once
 
 
 def test_report_of_nothing_is_refused(tmp_path):
@@ -223,7 +289,7 @@ def test_volumes_are_said_with_bias_and_limits():
     scores = synthetic_scores(n=3, arms=("cnn",)).query("matrix == 'circulant'")
     scores["volume_ml"] = scores["reference_volume_ml"] + [1.0, 2.0, 3.0]
     (sentence,) = wording.volume_sentences(scores)
-    assert "on average 2.0 ml larger" in sentence
+    assert "on average 2.0 ml larger than the ground truth (95 % CI −0.5 to +4.5)" in sentence
     assert "between 0.0 and +4.0 ml (3 scans)" in sentence
 
 
@@ -287,3 +353,29 @@ def test_figures_for_print_lie_beside_the_report(chromium_path, tmp_path, monkey
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {"fig3.svg", "volumes.svg"}
     assert "Mean of both volumes (ml)" in (tmp_path / "figures" / "fig3.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.browser
+def test_paper_repeats_the_headings_and_keeps_the_arms_in_a_row(full_run, chromium_path):
+    """Chromium draws no button in the heading it repeats: in print a heading is its text alone."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as engine:
+        flags = ["--no-sandbox", "--disable-gpu"]
+        browser = engine.chromium.launch(executable_path=chromium_path, args=flags)
+        page = browser.new_page(viewport={"width": 718, "height": 1047})  # A4 less 10 mm on each side
+        page.emulate_media(media="print")
+        page.goto((full_run / "index.html").as_uri())
+        style = "all => all.map(e => getComputedStyle(e).%s)"
+        buttons = page.locator("#cases th button").evaluate_all(style % "display")
+        after = page.locator("section > h2").evaluate_all(style % "breakAfter")
+        captions = page.locator("section > p:has(+ .plot)").evaluate_all(style % "breakAfter")
+        tops = page.locator(".tile").evaluate_all("all => all.map(e => e.getBoundingClientRect().top)")
+        wide = page.evaluate(
+            "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+        )
+        browser.close()
+    assert len(buttons) == 4 + 2 * 4 and set(buttons) == {"contents"}
+    assert set(after) == set(captions) == {"avoid"} and len(captions) == 8
+    assert len(tops) == 4 and len(set(tops)) == 1
+    assert max(wide) <= 0

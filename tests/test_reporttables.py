@@ -58,9 +58,17 @@ def test_words_follow_the_test(study):
     still["mean_difference"], still["wilcoxon_p_holm"], still["equivalence"] = 0.0, 0.9, "equivalent"
     said = reporttables.patient_sentence(still)
     assert said.startswith("The automatic AIF's Dice is the same to the last decimal")
-    assert said.endswith("chance alone can do that; the difference lies within ±0.02.")
+    assert said.endswith("alone can do that; the 90 % interval of the difference lies within ±0.02.")
+    p = f"{one.loc['automatic', 'wilcoxon_p']:.2f}".removeprefix("0")
+    assert f"; p = {p}, after Holm .90; 18 patients)" in said
     still["equivalence"] = "not shown"
     assert reporttables.patient_sentence(still).endswith("yet equivalence is not shown either.")
+    still["wilcoxon_p"], still["metric"], still["margin"] = 0.016, "volume_ml", 5.0
+    said = reporttables.patient_sentence(still, tested=15)
+    assert "p = .016, after Holm .90" in said
+    assert "among 15 comparisons, chance alone can do that once" in said
+    still["equivalence"] = "equivalent"
+    assert reporttables.patient_sentence(still).endswith("lies within ±5 ml.")
     still["wilcoxon_p"], still["note"] = np.nan, "one patient: no test"
     assert reporttables.patient_sentence(still).startswith("No test was possible")
 
