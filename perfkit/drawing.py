@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 from functools import cache
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,13 @@ ARM_SYMBOLS = {"expert": "circle", "automatic": "diamond", "cnn": "square", "bra
 ARM_SYMBOLS |= {"pool": "hexagram"}
 ARM_SYMBOLS |= {"straka": "diamond", "mouridsen": "triangle-up", "murase": "triangle-down"}
 ARM_SYMBOLS |= {"peruzzo": "pentagon", "shi": "star", "rausch": "hexagon", "truth": "x"}
+# for arms of one's own: what the four arms of the study leave of the same colours, then darker ones
+SPARE_STYLES = {
+    "colour": ("#56B4E9", "#D55E00", "#999933", "#882255", "#332288", "#111827"),
+    "dash": ("dashdot", "longdash", "longdashdot", "dash", "dot"),
+    "symbol": ("triangle-up", "star", "pentagon", "triangle-down", "hexagon", "x", "bowtie", "hourglass"),
+}
+_guests: dict[str, dict[str, str]] = {}  # arm of one's own -> its style, for the session
 TRUTH_COLOUR, PREDICTED_COLOUR, QUIET_COLOUR = "#FFFFFF", "#D55E00", "#6B7280"
 COLOURWAY = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#111827")
 BROWSERS = (
@@ -69,14 +77,52 @@ MAPS = {
 }
 
 
+def introduce(arms) -> None:
+    """Give arms of one's own a style that no arm beside them has; they keep it for the session.
+
+    Parameters
+    ----------
+    arms : all that are shown together, those of the study too.
+    """
+    arms = list(dict.fromkeys(arms))
+    for arm in arms:
+        if arm not in ARM_COLOURS and arm not in _guests:
+            _guests[arm] = {
+                name: _spare(name, [arm_style(other)[name] for other in arms]) for name in SPARE_STYLES
+            }
+
+
+def _spare(name, beside):
+    """Choose what no arm beside has; of that, what the fewest others of the session have."""
+    free = [look for look in SPARE_STYLES[name] if look not in beside] or SPARE_STYLES[name]
+    return min(free, key=[style[name] for style in _guests.values()].count)
+
+
+def arm_style(arm: str) -> dict[str, str]:
+    """Return the colour, dash and symbol of an arm; grey for a stranger nobody has introduced."""
+    if arm not in ARM_COLOURS:
+        return _guests.get(arm, {"colour": QUIET_COLOUR, "dash": "solid", "symbol": "circle"})
+    return {"colour": ARM_COLOURS[arm], "dash": ARM_DASHES[arm], "symbol": ARM_SYMBOLS[arm]}
+
+
 def arm_colour(arm: str) -> str:
-    """Return the colour of an arm, grey for one that is not of this study."""
-    return ARM_COLOURS.get(arm, QUIET_COLOUR)
+    """Return the colour of an arm; grey for a stranger nobody has introduced."""
+    return arm_style(arm)["colour"]
 
 
 def arm_label(arm: str) -> str:
     """Return the name of an arm for readers."""
     return ARM_LABELS.get(arm, arm.replace("_", " "))
+
+
+def plot_label(arm: str) -> str:
+    """Return the name of an arm for a figure."""
+    return plot_text(arm_label(arm))
+
+
+def plot_text(text: str) -> str:
+    """Escape a text for a figure, where plotly takes tags, entities and ``%{`` for its own."""
+    return escape(str(text), quote=False).replace("%{", "%&#123;")
 
 
 @cache

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from .drawing import ARM_DASHES, ARM_SYMBOLS, arm_colour, panels
+from .drawing import arm_style, introduce, panels
 from .scoretables import ordered_arms
 
 INK, PALE = "#374151", "#D1D5DB"  # lines of statistics, lines of no difference
 SMALL = 11  # px; our choice: 7 pt on paper at the scale of `export`
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
 
 def rows_to_draw(table, columns, matrix):
@@ -40,17 +38,11 @@ def rows_to_draw(table, columns, matrix):
 def arm_styles(arms) -> dict[str, dict]:
     """Give each arm the colour, dash and symbol it has in all figures, in the order of the study.
 
-    Arms that are not of this study are grey, and told apart by dash and symbol.
+    Arms that are not of this study get what the others leave, and keep it: see ``drawing.introduce``.
     """
-    styles = {}
-    for arm in ordered_arms(arms):
-        strange = sum(other not in ARM_SYMBOLS for other in styles)
-        styles[arm] = {
-            "colour": arm_colour(arm),
-            "dash": ARM_DASHES.get(arm, _DASHES[strange % len(_DASHES)]),
-            "symbol": ARM_SYMBOLS.get(arm, _SYMBOLS[strange % len(_SYMBOLS)]),
-        }
-    return styles
+    arms = ordered_arms(arms)
+    introduce(arms)
+    return {arm: arm_style(arm) for arm in arms}
 
 
 def wash(colour: str, opacity: float) -> str:

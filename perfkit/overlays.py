@@ -124,7 +124,7 @@ def _title(name, voxels, z):
     """Two short lines: four panels stand side by side."""
     n, here = len(voxels), int((voxels[:, 2] == z).sum())
     share = f"{here} of {n}" if here < n else f"{n}"
-    return f"{drawing.arm_label(name)}<br>{share} voxel{'' if n == 1 else 's'}, slice {z + 1}"
+    return f"{drawing.plot_label(name)}<br>{share} voxel{'' if n == 1 else 's'}, slice {z + 1}"
 
 
 def _place(i):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from .curvefigures import ZOOM, roc_figure, threshold_figure
-from .drawing import QUIET_COLOUR, arm_label, panels
-from .figureparts import PALE, SMALL, arm_styles, empty_figure, grid, rows_to_draw, wash
+from .drawing import QUIET_COLOUR, arm_style, introduce, panels, plot_label
+from .figureparts import PALE, SMALL, empty_figure, grid, rows_to_draw, wash
 from .pairedtests import MARGINS
 from .scoretables import check_reference, comparators, ordered_arms, paired_rows, rows_of_matrix
 from .volumefigures import fig3, volume_scatter
@@ -62,9 +62,10 @@ def raincloud_figure(patients, reference="expert", metric="dice", *, matrix="cir
         return empty_figure(f"No scores of patients for the matrix {matrix}")
     rows = rows_of_matrix(rows, matrix, metrics, unit="patient")
     check_reference(rows, reference)
+    introduce(ordered_arms(rows["arm"]))
     arms = comparators(rows, reference)
     if not arms:
-        return empty_figure(f"No arm to compare with: {arm_label(reference)} alone")
+        return empty_figure(f"No arm to compare with: {plot_label(reference)} alone")
     figure = _panels_of_arms(metrics, arms, 3, 92)
     for k, name in enumerate(metrics):
         place = _place(k, len(metrics), 3)
@@ -96,6 +97,7 @@ def forest_figure(tests, *, margins=None):
     if not len(rows):
         return empty_figure("No comparison to show")
     metrics, arms = list(dict.fromkeys(rows["metric"])), ordered_arms(rows["arm"])
+    introduce(ordered_arms([*rows["reference"], *arms]))
     figure = _panels_of_arms(metrics, arms, 2, 58)
     for k, name in enumerate(metrics):
         of_metric, place = rows[rows["metric"] == name], _place(k, len(metrics), 2)
@@ -116,7 +118,7 @@ def _panels_of_arms(metrics, arms, most, height):
     titles = [_name_and_unit(metric)[0] for metric in metrics]
     figure = panels(n_rows, columns, shared_yaxes=True, subplot_titles=titles, **gaps)
     figure.update_annotations(font_size=14)
-    names, limits = [arm_label(arm) for arm in arms], [-0.5, len(arms) - 0.5]
+    names, limits = [plot_label(arm) for arm in arms], [-0.5, len(arms) - 0.5]
     figure.update_yaxes(tickvals=_heights(arms), ticktext=names, range=limits, showgrid=False, ticks="")
     margin = {"t": 40, "b": 72}
     figure.update_layout(height=tall + sum(margin.values()), margin=margin, showlegend=False)
@@ -135,7 +137,7 @@ def _place(k, n, most):
 def _difference_axis(figure, metric, references, margin, place):
     """Name the axis, draw the line of no difference and the band of equivalence."""
     figure.add_vline(x=0, line={"color": QUIET_COLOUR, "width": 1.5}, layer="below", **place)
-    against = " or ".join(_inside(arm_label(arm)) for arm in references)
+    against = " or ".join(_inside(plot_label(arm)) for arm in references)
     unit = _name_and_unit(metric)[1]
     label = f"Arm − {against}" + (f" ({unit})" if unit else "")
     if margin is not None and np.isfinite(margin):
@@ -153,8 +155,8 @@ def _name_and_unit(metric):
 
 def _raincloud(figure, pairs, arm, reference, metric, at, place):
     ours, theirs = (pairs[f"{metric}_{side}"].to_numpy(float) for side in ("arm", "reference"))
-    difference, style = ours - theirs, arm_styles([arm])[arm]
-    shared = {"name": arm_label(arm), "legendgroup": arm, **place}
+    difference, style = ours - theirs, arm_style(arm)
+    shared = {"name": plot_label(arm), "legendgroup": arm, **place}
     if np.ptp(difference) > 0 if len(difference) > 2 else False:
         _cloud_and_box(figure, difference, at, style, shared)
     marker = {"color": style["colour"], "symbol": style["symbol"], "size": 6, "opacity": 0.7}
@@ -164,8 +166,8 @@ def _raincloud(figure, pairs, arm, reference, metric, at, place):
         mode="markers",
         marker=marker,
         customdata=np.column_stack([pairs["patient"].astype(str), ours, theirs]).astype(object),
-        hovertemplate=f"patient %{{customdata[0]}}<br>{arm_label(arm)} %{{customdata[1]:.3g}}, "
-        f"{arm_label(reference)} %{{customdata[2]:.3g}}<br>difference %{{x:+.3g}}<extra></extra>",
+        hovertemplate=f"patient %{{customdata[0]}}<br>{plot_label(arm)} %{{customdata[1]:.3g}}, "
+        f"{plot_label(reference)} %{{customdata[2]:.3g}}<br>difference %{{x:+.3g}}<extra></extra>",
         **shared,
     )
     _note(figure, f"n = {len(difference)}", at + 0.42, place)
@@ -211,7 +213,7 @@ def jitter(values, low: float, high: float):
 
 
 def _effect(figure, row, at, place):
-    style, name = arm_styles([row["arm"]])[row["arm"]], arm_label(row["arm"])
+    style, name = arm_style(row["arm"]), plot_label(row["arm"])
     words = _effect_words(row)
     figure.add_scatter(
         x=[row["difference"]],
@@ -220,7 +222,7 @@ def _effect(figure, row, at, place):
         marker={"color": style["colour"], "symbol": style["symbol"], "size": 10},
         error_x=_bar(row, style["colour"]),
         name=name,
-        hovertemplate=f"{name} − {arm_label(row['reference'])}<br>{words}<extra></extra>",
+        hovertemplate=f"{name} − {plot_label(row['reference'])}<br>{words}<extra></extra>",
         **place,
     )
     _note(figure, words, at + 0.28, place)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .blandaltman import bland_altman
-from .drawing import ARM_SYMBOLS, QUIET_COLOUR, arm_colour, arm_label, panels
+from .drawing import QUIET_COLOUR, panels, plot_label
 from .eligibility import RULES
 from .figureparts import INK, PALE, SMALL, arm_styles, empty_figure, grid, rows_to_draw, wash
-from .scoretables import count, ordered_arms, p_value
+from .scoretables import count, p_value
 
 CORE_LIMIT_ML = RULES["DEFUSE 3"].core_below_ml
 SIGNIFICANT = 0.05  # our choice: the field's habit; it decides whether a line is drawn
@@ -34,12 +34,13 @@ def fig3(scores, matrix="circulant"):
     difference on the mean where its slope differs from zero (p < .05).
     """
     rows = scores[(scores["matrix"] == matrix)].dropna(subset=["volume_ml", "reference_volume_ml"])
-    arms = ordered_arms(rows["arm"])
+    styles = arm_styles(rows["arm"])
+    arms = list(styles)
     if not arms:
         raise ValueError(f"Fig. 3 needs volumes: scores hold none for the matrix {matrix!r}.")
     parts = {arm: rows[rows["arm"] == arm] for arm in arms}
     found = {arm: _agreement(part) for arm, part in parts.items()}
-    titles = [_fig3_title(arm, found[arm]) for arm in arms]
+    titles = [_fig3_title(arm, parts[arm], found[arm]) for arm in arms]
     n_rows, columns = grid(len(arms), MOST)
     gaps = {"horizontal_spacing": 0.02, "vertical_spacing": 0.26 / n_rows}
     figure = panels(n_rows, columns, shared_yaxes="all", subplot_titles=titles, **gaps)
@@ -47,10 +48,10 @@ def fig3(scores, matrix="circulant"):
     ends = (-0.04 * largest, 1.06 * largest) if largest > 0 else (-1.0, 1.0)
     for i, arm in enumerate(arms):
         place = {"row": i // columns + 1, "col": i % columns + 1}
-        _bland_altman_panel(figure, parts[arm], arm, found[arm], ends, place)
+        _bland_altman_panel(figure, parts[arm], arm, styles[arm], found[arm], ends, place)
     figure.update_xaxes(title={"text": "Mean of both volumes (ml)", "font_size": SMALL}, range=list(ends))
     figure.update_yaxes(title_text="Arm − ground truth (ml)", col=1)
-    return _finish(figure, 24 + 400 * n_rows)
+    return _finish(figure, 40 + 400 * n_rows, top=76)
 
 
 def volume_scatter(scores, *, matrix="circulant", log=True, limit_ml=CORE_LIMIT_ML):
@@ -71,7 +72,8 @@ def volume_scatter(scores, *, matrix="circulant", log=True, limit_ml=CORE_LIMIT_
     titles = ("Reference core (ml)", "Predicted core (ml)")
     rows = rows_to_draw(scores, ("patient", "arm", "volume_ml", "reference_volume_ml"), matrix)
     rows = rows.dropna(subset=["volume_ml", "reference_volume_ml"])
-    arms = ordered_arms(rows["arm"])
+    styles = arm_styles(rows["arm"])
+    arms = list(styles)
     if not arms:
         return empty_figure(f"No core volumes for the matrix {matrix}", *titles)
     n_rows, columns = grid(len(arms), MOST)
@@ -89,17 +91,17 @@ def volume_scatter(scores, *, matrix="circulant", log=True, limit_ml=CORE_LIMIT_
     _volume_axes(figure, 1.1 * max(top, 1.0), log)
     for i, (arm, part) in enumerate(parts.items()):
         place = {"row": i // columns + 1, "col": i % columns + 1}
-        _volume_panel(figure, part, arm, top, log, limit_ml, place)
+        _volume_panel(figure, part, arm, styles[arm], top, log, limit_ml, place)
         if i + columns >= len(arms):
             figure.update_xaxes(title_text=titles[0], showticklabels=True, **place)
     figure.update_yaxes(title_text=titles[1], col=1)
     return _finish(figure, 60 + 320 * n_rows)
 
 
-def _finish(figure, height):
+def _finish(figure, height, top=60):
     figure.update_annotations(font_size=14, selector={"yref": "paper"})  # titles of panels, four in a row
     figure.update_xaxes(tickangle=0)
-    return figure.update_layout(height=height, showlegend=False, margin={"t": 60})
+    return figure.update_layout(height=height, showlegend=False, margin={"t": top})
 
 
 def _agreement(rows):
@@ -121,23 +123,25 @@ def _slope_words(found):
     return f"slope {found.slope:+.2f}, {p_value(found.slope_p)}".replace("-", "−")
 
 
-def _fig3_title(arm, found):
-    return arm_label(arm) + _small(_slope_words(found) if found and np.isfinite(found.slope_p) else " ")
+def _fig3_title(arm, rows, found):
+    n = f"{count(len(rows), 'scan')} of {count(rows['patient'].nunique(), 'patient')}"
+    slope = _slope_words(found) if found and np.isfinite(found.slope_p) else " "
+    return plot_label(arm) + _small(n) + _small(slope)
 
 
-def _bland_altman_panel(figure, rows, arm, found, ends, place):
+def _bland_altman_panel(figure, rows, arm, style, found, ends, place):
     import plotly.graph_objects as go
 
     if found:
         _bands(figure, found, ends, place)
     volume, reference = rows["volume_ml"].to_numpy(float), rows["reference_volume_ml"].to_numpy(float)
-    marker = {"color": arm_colour(arm), "size": 8, "opacity": 0.75, "symbol": ARM_SYMBOLS.get(arm, "circle")}
+    marker = {"color": style["colour"], "size": 8, "opacity": 0.75, "symbol": style["symbol"]}
     hover = "%{customdata[0]} (patient %{customdata[1]})<br>arm %{customdata[2]:.1f} ml, ground truth "
     points = go.Scatter(
         x=(volume + reference) / 2,
         y=volume - reference,
         mode="markers",
-        name=arm_label(arm),
+        name=plot_label(arm),
         marker=marker,
         customdata=np.column_stack([rows[["case", "patient"]].astype(str), volume, reference]).astype(object),
         hovertemplate=hover + "%{customdata[3]:.1f} ml<br>difference %{y:.1f} ml<extra></extra>",
@@ -201,9 +205,9 @@ def _trend(figure, found, means, place):
 def _scatter_title(arm, rows, limit):
     n = count(len(rows), "scan" if "case" in rows.columns else "patient")
     if limit is None:
-        return arm_label(arm) + _small(n)
+        return plot_label(arm) + _small(n)
     across = int(((rows["volume_ml"] < limit) != (rows["reference_volume_ml"] < limit)).sum())
-    return arm_label(arm) + _small(f"{n}, {across} across {limit:g} ml")
+    return plot_label(arm) + _small(f"{n}, {across} across {limit:g} ml")
 
 
 def _volume_axes(figure, top, log):
@@ -216,20 +220,19 @@ def _volume_axes(figure, top, log):
     figure.update_yaxes(**ticks)
 
 
-def _volume_panel(figure, rows, arm, top, log, limit, place):
+def _volume_panel(figure, rows, arm, style, top, log, limit, place):
     scale = np.log1p if log else np.asarray
     reference, volume = rows["reference_volume_ml"].to_numpy(float), rows["volume_ml"].to_numpy(float)
     ends = scale(np.array([0.0, 1.1 * max(top, 1.0)]))
     line = {"color": QUIET_COLOUR, "width": 1, "dash": "dash"}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="equal", hoverinfo="skip", **place)
-    style = arm_styles([arm])[arm]
     case = rows["case"] if "case" in rows.columns else rows["patient"]
     figure.add_scatter(
         x=scale(reference),
         y=scale(volume),
         mode="markers",
         marker={"color": style["colour"], "symbol": style["symbol"], "size": 7, "opacity": 0.75},
-        name=arm_label(arm),
+        name=plot_label(arm),
         customdata=np.column_stack([case.astype(str), rows["patient"].astype(str), volume, reference]),
         hovertemplate="%{customdata[0]} (patient %{customdata[1]})<br>predicted %{customdata[2]:.1f} ml, "
         "reference %{customdata[3]:.1f} ml<extra></extra>",

@@ -1,5 +1,6 @@
 """The statistical figures show the numbers they claim, over patients, in the order and colour of the arms."""
 
+import json
 import re
 
 import numpy as np
@@ -307,6 +308,7 @@ def test_fig3_shows_the_intervals_of_bias_and_limits_over_patients():
     figure = figures.fig3(scores)
     rows = scores.query("arm == 'cnn' and matrix == 'circulant'")
     found = bland_altman(rows["volume_ml"], rows["reference_volume_ml"], patients=rows["patient"])
+    assert "20 scans of 15 patients" in notes(figure)[0]
     for name, low, high in [
         ("interval, bias", found.bias_low, found.bias_high),
         ("interval, lower limit", found.lower_low, found.lower_high),
@@ -418,12 +420,54 @@ def test_one_to_six_arms_have_a_place_and_a_look_of_their_own(n):
     assert len(panels_of) == n
 
 
-def test_arms_of_nobodys_study_differ_by_dash_and_symbol():
-    styles = arm_styles(["ours", "theirs", "cnn"])
-    assert list(styles) == ["cnn", "ours", "theirs"]
-    assert styles["ours"]["colour"] == styles["theirs"]["colour"] == drawing.QUIET_COLOUR
-    assert styles["ours"]["dash"] != styles["theirs"]["dash"]
-    assert styles["ours"]["symbol"] != styles["theirs"]["symbol"]
+def test_arms_of_ones_own_differ_from_all_beside_them_in_colour_dash_and_symbol(monkeypatch):
+    monkeypatch.setattr(drawing, "_guests", {})
+    assert drawing.arm_colour("ours") == drawing.QUIET_COLOUR  # nobody has introduced it
+    beside = ["ours", "theirs", "cnn", "mouridsen", "third"]
+    styles = arm_styles(beside)
+    assert list(styles) == ["cnn", "ours", "theirs", "mouridsen", "third"]
+    for name in ("colour", "symbol"):
+        assert len({style[name] for style in styles.values()}) == 5
+    assert len({styles[arm]["dash"] for arm in ("ours", "theirs", "third")}) == 3
+    assert styles["ours"]["colour"] == "#D55E00"  # Okabe & Ito's spare one that Mouridsen leaves
+    assert arm_styles(["theirs", "fourth"])["theirs"] == styles["theirs"]  # it keeps its style
+    assert drawing.arm_colour("ours") == styles["ours"]["colour"]
+    many = arm_styles([f"arm {i}" for i in range(30)])
+    assert {style["colour"] for style in many.values()} == set(drawing.SPARE_STYLES["colour"])
+
+
+def test_an_arm_of_ones_own_looks_the_same_in_every_figure(monkeypatch):
+    monkeypatch.setattr(drawing, "_guests", {})
+    arms = ("expert", "ours", "theirs")
+    scores = synthetic_scores(n=8, arms=arms)
+    patients = patient_scores(n=8, arms=arms)
+    drawn = [figures.fig3(scores), studyfigures.volume_scatter(scores)]
+    drawn += [studyfigures.raincloud_figure(patients), studyfigures.roc_figure(roc(arms=arms))]
+    drawn.append(studyfigures.threshold_figure(cut_offs(arms=arms)))
+    for arm in ("ours", "theirs"):
+        points = [trace for figure in drawn for trace in starting(figure, arm) if trace.marker.symbol]
+        assert len(points) == 6  # the best cut-off has a point of its own
+        colours = {trace.marker.color or trace.line.color for trace in points}
+        assert ({trace.marker.symbol for trace in points}, colours) == (
+            {drawing.arm_style(arm)["symbol"]},
+            {drawing.arm_colour(arm)},
+        )
+    assert drawing.arm_style("ours")["symbol"] != drawing.arm_style("theirs")["symbol"]
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is():
+    odd = "<b>a</b> & %{x}"
+    scores = synthetic_scores(n=6, arms=("expert", odd))
+    patients = patient_scores(n=6, arms=("expert", odd))
+    tests = pairedtests.patient_tests(patients, n_resamples=99)
+    drawn = [figures.fig3(scores), studyfigures.volume_scatter(scores), studyfigures.forest_figure(tests)]
+    drawn.append(studyfigures.raincloud_figure(patients, odd))
+    for figure in drawn:
+        data = json.loads(figure.to_json())
+        texts = json.dumps([data["layout"].get(name) for name in ("annotations", "xaxis", "yaxis")])
+        texts += json.dumps([[trace.get("name"), trace.get("hovertemplate")] for trace in data["data"]])
+        assert "<b>" not in texts and "%{x}<" not in texts and "& %" not in texts
+        assert "&lt;b&gt;a&lt;/b&gt; &amp; %&#123;x}" in texts
 
 
 def test_one_patient_has_curves_but_no_band():
