@@ -314,7 +314,8 @@ def example_slice(
 
     Returns
     -------
-    Arguments for ``figures.case_slice``; arms whose AIF cannot be used are left out
+    Arguments for ``figures.case_slice``; arms whose AIF cannot be used are left out. The background is the
+    mean of the series over time, as far as it was prepared: smoothed, and the baseline outside the brain
     """
     rcbf = {}
     for arm, held in curves.items():
@@ -330,7 +331,7 @@ def example_slice(
         }
     return {
         "case": prepared.id,
-        "background": prepared.baseline,
+        "background": prepared.baseline + prepared.concentration.mean(axis=-1),
         "core": prepared.core,
         "rcbf": rcbf,
         "predicted": {arm: core_mask(values, prepared.brain, threshold) for arm, values in rcbf.items()},

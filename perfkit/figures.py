@@ -21,8 +21,9 @@ from .drawing import (
     add_contour,
     add_core,
     add_image,
-    arm_label,
     panels,
+    plot_label,
+    plot_text,
     save_figure,
     window_of,
 )
@@ -100,7 +101,7 @@ def case_slice(case, background, core, rcbf, predicted, *, brain=None, z=None, *
     )
 
 
-def fig2(slices, *, rcbf_range=(0, 1.5), background_range=(0, 60)):
+def fig2(slices, *, rcbf_range=(0, 1.5), background_range=(20, 60)):
     """Show, scan by scan, the ground truth and the rCBF map of each arm with both core contours.
 
     Paper: Fig. 2.
@@ -109,11 +110,11 @@ def fig2(slices, *, rcbf_range=(0, 1.5), background_range=(0, 60)):
     ----------
     slices : a `CaseSlice` or several; one row of panels each.
     rcbf_range : the same colours for all arms; healthy tissue is 1.
-    background_range : HU window of the ground-truth panel.
+    background_range : HU window of the ground-truth panel; default the one stroke is read with.
     """
     slices = [slices] if isinstance(slices, CaseSlice) else list(slices)
     arms = ordered_arms(arm for row in slices for arm in row.rcbf)
-    titles = ["Ground truth", *(arm_label(arm) for arm in arms)]
+    titles = ["Ground truth", *(plot_label(arm) for arm in arms)]
     figure = panels(
         len(slices), 1 + len(arms), column_titles=titles, horizontal_spacing=0.01, vertical_spacing=0.04
     )
@@ -145,14 +146,14 @@ def _truth_panel(figure, row, i, limits):
         zmin=limits[0],
         zmax=limits[1],
         showscale=False,
-        hovertemplate=f"{row.case}<br>x %{{x}}, y %{{y}}: %{{z:.0f}} HU<extra></extra>",
+        hovertemplate=f"{plot_text(row.case)}<br>x %{{x}}, y %{{y}}: %{{z:.0f}} HU<extra></extra>",
     )
     add_core(figure, row.core, i, 1, showlegend=i == 1)
-    _note_under(figure, i, 1, row.case)
+    _note_under(figure, i, 1, plot_text(row.case))
 
 
 def _arm_panel(figure, row, arm, i, j):
-    brain = _brain(row)
+    brain, name = _brain(row), f"{plot_text(row.case)}, {plot_label(arm)}"
     add_image(
         figure,
         np.where(brain, row.rcbf[arm], np.nan),
@@ -161,7 +162,7 @@ def _arm_panel(figure, row, arm, i, j):
         affine=row.affine,
         window=window_of(brain),
         coloraxis="coloraxis",
-        hovertemplate=f"{row.case}, {arm_label(arm)}<br>x %{{x}}, y %{{y}}: rCBF %{{z:.2f}}<extra></extra>",
+        hovertemplate=f"{name}<br>x %{{x}}, y %{{y}}: rCBF %{{z:.2f}}<extra></extra>",
     )
     add_core(figure, row.core, i, j)
     if arm in row.predicted:

@@ -151,6 +151,9 @@ def test_example_cases_are_spread_over_the_ranks():
 def test_a_row_of_fig2_holds_what_the_table_says(scored, prepared, curves):
     scan = next(iter(prepared.values()))
     row = evaluation.example_slice(scan, {**curves, "cnn": {}})
+    series = scan.baseline[..., None] + scan.concentration
+    np.testing.assert_allclose(row["background"], series.mean(axis=-1), atol=1e-3)
+    assert (row["background"] > scan.baseline + 0.5)[scan.brain].any()  # the contrast is in it
     assert set(row["rcbf"]) == {"expert", "automatic", "brain_mean"}
     rows = scored.scores.query("case == @scan.id and matrix == 'circulant'").set_index("arm")
     for arm in row["rcbf"]:
