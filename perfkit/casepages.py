@@ -10,11 +10,11 @@ import numpy as np
 from perfkit import drawing, pages
 from perfkit.casefiles import MAPS, page_name
 from perfkit.scoretables import format_value, ordered_arms
-from perfkit.wording import METRIC_LABELS
+from perfkit.wording import METRIC_LABELS, signed
 
 CHART = {"left": 56, "right": 628, "top": 12, "bottom": 252}  # px of the drawing of the curves
 LOWEST = -0.25  # of the peak; our choice: the lower end of the chart, a learned curve may go below
-DASHES = {"dash": "9 5", "dot": "2 5", "dashdot": "9 4 2 4", "longdash": "14 5"}
+DASHES = {"dash": "9 5", "dot": "2 5", "dashdot": "9 4 2 4", "longdash": "14 5", "longdashdot": "14 4 2 4"}
 
 
 def render_cases(folder, scores, order) -> dict[str, str]:
@@ -31,6 +31,7 @@ def render_cases(folder, scores, order) -> dict[str, str]:
     dict from case id to the address of its page, relative to the run.
     """
     home = Path(folder) / "cases"
+    drawing.introduce(ordered_arms(scores["arm"]))
     there = [case for case in order if (home / page_name(case) / "case.json").exists()]
     rows = dict(iter(scores.groupby("case")))
     for i, case in enumerate(there):
@@ -65,6 +66,7 @@ def render_case(folder, scores, *, home: str, previous=None, following=None) -> 
     path = folder / "case.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        drawing.introduce(facts["arms"])
         arms = [_shown(arm, held, facts, scores) for arm, held in facts["arms"].items()]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -108,17 +110,17 @@ def _line(curve, facts):
 def _shown(arm, held, facts, scores):
     """Lay out an arm for the page."""
     rows = scores[(scores["arm"] == arm) & (scores["matrix"] == "circulant")]
-    curve = np.asarray(held["aif"], float)
+    curve, style = np.asarray(held["aif"], float), drawing.arm_style(arm)
     names = [name for name in MAPS if name in held["maps"]]
     return held | {
         "label": drawing.arm_label(arm),
-        "colour": drawing.arm_colour(arm),
-        "dash": DASHES.get(drawing.ARM_DASHES.get(arm, "solid"), ""),
+        "colour": style["colour"],
+        "dash": DASHES.get(style["dash"], ""),
         "dice": format_value("dice", rows["dice"].iloc[0]) if len(rows) else "",
         "line": _line(curve, facts),
         "peak": f"{curve.max():.1f}",
         "ttp": f"{np.argmax(curve) * facts['dt']:.1f}",
-        "source": "; ".join([_source(arm, held), *held["notes"]]),
+        "source": " ".join([_source(arm, held), *held["notes"]]),
         "drawn": [_map(name, held["maps"][name]) for name in names],
     }
 
@@ -126,8 +128,8 @@ def _shown(arm, held, facts, scores):
 def _source(arm, held):
     places = ", ".join(str(k + 1) for k in held["slices"])
     if places:
-        return f"Slice{'s' if len(held['slices']) > 1 else ''} {places}"
-    return "Every voxel of the brain" if arm == "brain_mean" else "Computed from the whole series"
+        return f"Slice{'s' if len(held['slices']) > 1 else ''} {places}."
+    return "Every voxel of the brain." if arm == "brain_mean" else "Computed from the whole series."
 
 
 def _map(name, file):
@@ -151,8 +153,12 @@ def _numbers(matrix, rows):
             {
                 "label": drawing.arm_label(arm),
                 "colour": drawing.arm_colour(arm),
-                "cells": [format_value(name, row[name]) for name in columns],
+                "cells": [_cell(name, row[name]) for name in columns],
             }
             for arm, row in ordered.iterrows()
         ],
     }
+
+
+def _cell(metric, value):
+    return signed(metric, value) if metric.endswith("_error_ml") else format_value(metric, value)

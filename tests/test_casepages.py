@@ -133,3 +133,65 @@ def test_words_of_a_case_are_escaped(run, tmp_path):
     casefiles.write_case(tmp_path / case, cohort[case].ctp, odd, {"expert": inputs["expert"][case]})
     page = casepages.render_case(tmp_path / case, found.scores[:0], home="").read_text(encoding="utf-8")
     assert "<script>alert" not in page and "<b>p</b>" not in page
+
+
+def words_of(page):
+    return " ".join(re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8")).split())
+
+
+def test_volume_errors_have_a_sign_and_what_is_said_of_an_aif_are_sentences(run, tmp_path):
+    _, cohort, prepared, inputs, found = run
+    case, scan = next(iter(prepared.items()))
+    flagged = replace(inputs["expert"][case], notes=("It is weak: below 15 HU.", "It is truncated."))
+    casefiles.write_case(tmp_path / case, cohort[case].ctp, scan, {"expert": flagged})
+    rows = found.scores.query("case == @case and arm == 'expert'").head(1)
+    for error, text in ((-3.04, "−3.0"), (3.04, "+3.0"), (np.nan, "–")):
+        page = casepages.render_case(tmp_path / case, rows.assign(volume_error_ml=error), home="")
+        (row,) = re.findall(
+            r"<tr><td class=.k.>(?:(?!</tr>).)*</tr>", page.read_text(encoding="utf-8").split("Numbers")[1]
+        )
+        assert re.findall(r"<td class=.n.>([^<]*)</td>", row)[-2] == text
+    assert re.search(r"Slices? [\d, ]+\. It is weak: below 15 HU\. It is truncated\.", words_of(page))
+    assert "The other maps, with the expert AIF" in words_of(page)
+
+
+def test_arms_of_ones_own_have_a_colour_each(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(casepages.drawing, "_guests", {})
+    _, cohort, prepared, inputs, found = run
+    case, scan = next(iter(prepared.items()))
+    given = {"expert": inputs["expert"][case]} | {arm: inputs["automatic"][case] for arm in ("mine", "yours")}
+    casefiles.write_case(tmp_path / case, cohort[case].ctp, scan, given)
+    text = casepages.render_case(tmp_path / case, found.scores[:0], home="").read_text(encoding="utf-8")
+    lines = re.findall(r'<polyline [^>]*stroke="(#\w+)"(?: stroke-dasharray="([\d ]+)")?', text)
+    assert len({colour for colour, _ in lines}) == 3 and len({dash for _, dash in lines}) == 3
+    assert "#6B7280" not in text  # grey is for strangers
+
+
+def test_one_stands_on_the_scale_where_it_belongs(run):
+    folder, _, prepared, _, found = run
+    link = casepages.render_cases(folder, found.scores, list(prepared))[next(iter(prepared))]
+    assert 'style="left:66.7%">healthy = 1' in (folder / link).read_text(encoding="utf-8")  # of 0 to 1.5
+
+
+@pytest.mark.browser
+def test_nothing_of_a_page_is_cut_off_on_a_screen_or_on_paper(run, chromium_path):
+    from playwright.sync_api import sync_playwright
+
+    folder, _, prepared, _, found = run
+    link = casepages.render_cases(folder, found.scores, list(prepared))[next(iter(prepared))]
+    cut = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    split = "[...document.querySelectorAll('figure')].map(e => getComputedStyle(e).breakInside)"
+    with sync_playwright() as engine:
+        flags = ["--no-sandbox", "--disable-gpu"]
+        browser = engine.chromium.launch(executable_path=chromium_path, args=flags)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.goto((folder / link).as_uri())
+        screen = page.evaluate(cut)
+        page.set_viewport_size({"width": 718, "height": 1047})  # A4 less 10 mm on each side
+        page.emulate_media(media="print")
+        paper, breaks = page.evaluate(cut), set(page.evaluate(split))
+        browser.close()
+    assert len(screen) >= 3
+    assert max(screen) <= 0
+    assert max(paper) <= 0
+    assert breaks == {"avoid"}
