@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import paper
-from .drawing import ARM_DASHES, add_image, arm_colour, arm_label, panels, window_of
+from .drawing import add_image, arm_style, introduce, panels, plot_label, plot_text, window_of
 from .figureparts import arm_styles, say
 from .overlays import BRAIN_WINDOW
 from .scoretables import ordered_arms
@@ -24,7 +24,7 @@ def aif_curves(curves, dt=paper.FRAME_INTERVAL, *, unit_peak=False, title=""):
     unit_peak : divide each curve by its peak; rCBF does not depend on the peak.
     """
     figure = panels(1, 1)
-    for arm in ordered_arms(curves):
+    for arm in arm_styles(curves):
         _add_aif(figure, arm, curves[arm], dt, unit_peak, 1, 1)
     figure.update_xaxes(title_text="Time (s)")
     figure.update_yaxes(title_text=_AXES[unit_peak])
@@ -50,12 +50,13 @@ def aif_curves_by_case(curves, dt=paper.FRAME_INTERVAL, *, unit_peak=True, colum
     figure = panels(
         rows,
         columns,
-        subplot_titles=[str(case) for case in curves],
+        subplot_titles=[plot_text(case) for case in curves],
         shared_xaxes="all",
         shared_yaxes="all" if unit_peak else False,
         horizontal_spacing=0.02 if unit_peak else 0.05,
         vertical_spacing=min(0.09, 0.35 / rows),
     )
+    introduce(ordered_arms(arm for arms in curves.values() for arm in arms))
     seen = set()
     for i, (case, arms) in enumerate(curves.items()):
         step = dt[case] if isinstance(dt, dict) else dt
@@ -132,10 +133,10 @@ def _add_voxels(figure, arm, voxels, z, style):
             customdata=held[:, 2] + 1,
             mode="markers",
             marker=marker,
-            name=f"{arm_label(arm)}, {'this slice' if filled else 'other slices'}",
+            name=f"{plot_label(arm)}, {'this slice' if filled else 'other slices'}",
             legendgroup=arm,
             showlegend=False,
-            hovertemplate=f"{arm_label(arm)}<br>x %{{x}}, y %{{y}}, slice %{{customdata}}<extra></extra>",
+            hovertemplate=f"{plot_label(arm)}<br>x %{{x}}, y %{{y}}, slice %{{customdata}}<extra></extra>",
             row=1,
             col=1,
         )
@@ -144,17 +145,17 @@ def _add_voxels(figure, arm, voxels, z, style):
 def _add_aif(figure, arm, curve, dt, unit_peak, row, column, showlegend=True, **look):
     import plotly.graph_objects as go
 
-    curve = np.asarray(curve, float)
+    curve, style = np.asarray(curve, float), arm_style(arm)
     if unit_peak and np.nanmax(curve) > 0:
         curve = curve / np.nanmax(curve)
     trace = go.Scatter(
         x=np.arange(curve.size) * dt,
         y=curve,
-        line={"color": arm_colour(arm), "dash": ARM_DASHES.get(arm, "solid"), "width": 2},
-        name=arm_label(arm),
+        line={"color": style["colour"], "dash": style["dash"], "width": 2},
+        name=plot_label(arm),
         legendgroup=arm,
         showlegend=showlegend,
-        hovertemplate=f"{arm_label(arm)}: %{{y:.2f}} at %{{x:.1f}} s<extra></extra>",
+        hovertemplate=f"{plot_label(arm)}: %{{y:.2f}} at %{{x:.1f}} s<extra></extra>",
         **{"mode": "lines"} | look,
     )
     figure.add_trace(trace, row=row, col=column)

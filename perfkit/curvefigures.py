@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import paper
-from .drawing import arm_label, panels
+from .drawing import panels, plot_label
 from .figureparts import INK, PALE, SMALL, arm_styles, empty_figure, rows_to_draw, wash
 from .meancurves import BAND_RESAMPLES, mean_curves, patient_curves
 from .resampling import LEVEL, bootstrap_interval, weighted_mean
@@ -113,16 +113,16 @@ def _area(tpr):
 
 def _auc_label(arm, areas, level, seed):
     if areas.empty:
-        return f"{arm_label(arm)}: no AUC"
+        return f"{plot_label(arm)}: no AUC"
     interval = bootstrap_interval(weighted_mean(areas), areas.index, level=level, seed=seed)
     value, low, high = (format_value("roc_auc", v) for v in (areas.mean(), interval.low, interval.high))
     limits = f" [{low}, {high}]" if np.isfinite(interval.low) else ""
-    return f"{arm_label(arm)}: AUC {value}{limits}, n = {len(areas)}"
+    return f"{plot_label(arm)}: AUC {value}{limits}, n = {len(areas)}"
 
 
 def _best_label(arm, row):
     dice = format_value("dice", row["mean"])
-    return f"{arm_label(arm)}: best {dice} at {row['threshold']:.2f}, n = {row['n']}"
+    return f"{plot_label(arm)}: best {dice} at {row['threshold']:.2f}, n = {row['n']}"
 
 
 def _draw_curves(figure, curves, x, names, column, words):
@@ -133,10 +133,10 @@ def _draw_curves(figure, curves, x, names, column, words):
         band = {"x": [*rows[x], *rows[x][::-1]], "y": [*rows["high"], *rows["low"][::-1]]}
         look = {"fill": "toself", "fillcolor": wash(style["colour"], _BAND_OPACITY), "line": {"width": 0}}
         look |= {"mode": "lines", "hoverinfo": "skip", "showlegend": False, "legendgroup": arm}
-        figure.add_scatter(name=f"{arm_label(arm)}, band", row=1, col=column, **band, **look)
+        figure.add_scatter(name=f"{plot_label(arm)}, band", row=1, col=column, **band, **look)
     for arm, style in styles.items():
         rows = curves[curves["arm"] == arm]
-        hover = f"{arm_label(arm)}<br>{words} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]"
+        hover = f"{plot_label(arm)}<br>{words} [%{{customdata[0]:.3f}}, %{{customdata[1]:.3f}}]"
         figure.add_scatter(
             x=rows[x],
             y=rows["mean"],
@@ -154,7 +154,7 @@ def _draw_curves(figure, curves, x, names, column, words):
 
 
 def _mark_best(figure, arm, row, style):
-    words = f"{arm_label(arm)}<br>best mean Dice {row['mean']:.3f} at rCBF < {row['threshold']:.2f}"
+    words = f"{plot_label(arm)}<br>best mean Dice {row['mean']:.3f} at rCBF < {row['threshold']:.2f}"
     figure.add_scatter(
         x=[row["threshold"]],
         y=[row["mean"]],
@@ -165,7 +165,7 @@ def _mark_best(figure, arm, row, style):
             "size": 14,
             "line": {"color": "#111827", "width": 2},
         },
-        name=f"{arm_label(arm)}, best",
+        name=f"{plot_label(arm)}, best",
         legendgroup=arm,
         showlegend=False,
         hovertemplate=f"{words}<br>chosen on these {row['n']} patients<extra></extra>",

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import pages
 from .casepages import render_cases
 from .comparison import METRICS, ordered_arms, paired_tests
-from .drawing import CONFIG, arm_label
+from .drawing import CONFIG, arm_label, introduce
 from .export import save_many_static
 from .reporttables import DECISIVE, TESTED, case_order, case_table, statistics, tests_of_patients
 from .wording import (
@@ -139,6 +139,7 @@ def write_report(
     pooled = pooled_auc if _nested(pooled_auc) else {matrices[0]: pooled_auc}
     rows = scores[scores["matrix"] == matrices[0]]
     present = ordered_arms(rows["arm"])
+    introduce(present)
     reference = reference if reference in present else present[0]
     tests = paired_tests(rows, reference, matrix=matrices[0], metrics=_tested(rows))
     by_patient = None

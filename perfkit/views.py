@@ -183,7 +183,8 @@ def training_history(history):
             mean = history.groupby("epoch")[name].mean()
             thick = go.Scatter(x=mean.index, y=mean, line={"color": colour, "width": 3})
             figure.add_trace(thick.update(group, showlegend=j == 1), row=1, col=j)
-    figure.update_xaxes(title_text="Epoch")
+    step = max(1, -(-int(np.ptp(history["epoch"])) // 5))  # whole epochs, six ticks at most
+    figure.update_xaxes(title_text="Epoch", tick0=0, dtick=step)
     return figure.update_layout(height=360, legend={"y": 1.1})
 
 

@@ -70,7 +70,7 @@ def summary_sentences(rows, reference, patients=None, tests=None) -> list[str]:
             f"The {owner('cnn')} mean Dice is {format_value('dice', ours)}, the {owner(reference)} "
             f"{format_value('dice', theirs)}: {difference('dice', ours - theirs)} over "
             f"{_the_same(len(both), dropped)} (paired t-test, {p_value(on_scans['p'])}). Patient by patient "
-            f"it is {_told(found)}. {verdict(found['judged'])}"
+            f"it is {_told(found)}. {_judged(found)}"
         )
     if reference != "brain_mean" and len(pairs["brain_mean"][0]):
         both, dropped = pairs["brain_mean"]
@@ -81,17 +81,17 @@ def summary_sentences(rows, reference, patients=None, tests=None) -> list[str]:
             f"The control, the mean curve of the brain taken as AIF, reaches "
             f"{format_value('dice', theirs)} over {_the_same(len(both), dropped)}, the CNN "
             f"{format_value('dice', ours)}. A learned AIF has to beat it, and here, patient by "
-            f"patient, the CNN is {place} it: {_told(found)}. {verdict(found['judged'])}"
+            f"patient, the CNN is {place} it: {_told(found)}. {_judged(found)}"
         )
     return sentences
 
 
 def _of_patients(rows, reference, patients, tests) -> dict:
-    """Compare the CNN's Dice with an arm's over patients: difference, limits, p, and the p that decides."""
+    """Compare the CNN's Dice with an arm's over patients: difference, limits, p, and p after Holm."""
     if patients is None:
         found = paired_tests(rows, reference, matrix=rows["matrix"].iloc[0], metrics=["dice"])
         row = found[found["arm"] == "cnn"].set_index("test").loc["Wilcoxon signed-rank"]
-        return {"difference": row["difference"], "n": row["n"], "p": row["p"], "judged": row["p"]}
+        return {"difference": row["difference"], "n": row["n"], "p": row["p"]}
     if tests is None:
         two = patients[patients["arm"].isin(["cnn", reference])]
         tests = patient_tests(two, reference, matrix=rows["matrix"].iloc[0], metrics=["dice"])
@@ -101,9 +101,19 @@ def _of_patients(rows, reference, patients, tests) -> dict:
         "limits": (row["mean_low"], row["mean_high"]),
         "n": row["n"],
         "p": row["wilcoxon_p"],
-        "holm": row["wilcoxon_p_holm"] if (tests["wilcoxon_p"].notna()).sum() > 1 else np.nan,
-        "judged": row["wilcoxon_p_holm"],
+        "tested": int(tests["wilcoxon_p"].notna().sum()),
+        "holm": row["wilcoxon_p_holm"],
     }
+
+
+def _judged(found) -> str:
+    """Say what the p over patients allows to say, alone and among all that the study compared."""
+    if found["p"] < SIGNIFICANCE <= found.get("holm", 0):
+        return (
+            "Taken alone, chance would seldom give such a difference; among the "
+            f"{found['tested']} comparisons of this study it can once."
+        )
+    return verdict(found["p"])
 
 
 def _told(found) -> str:
@@ -113,7 +123,7 @@ def _told(found) -> str:
     if np.isfinite(low):
         said.append(f"95 % CI {signed('dice', low)} to {signed('dice', high)}")
     said.append(f"Wilcoxon signed-rank test over {count(found['n'], 'patient')}, {p_value(found['p'])}")
-    if np.isfinite(found.get("holm", np.nan)):
+    if np.isfinite(found.get("holm", np.nan)) and found["tested"] > 1:
         said.append(f"after Holm {p_value(found['holm']).removeprefix('p ').removeprefix('= ')}")
     if not np.isfinite(found["difference"]):
         return f"not known ({'; '.join(said)})"

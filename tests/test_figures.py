@@ -266,6 +266,9 @@ def test_training_history_draws_folds_and_their_mean():
     assert len(figure.data) == 2 * 2 * 3
     assert notes(figure) == ["Loss", "Dice"]
     assert titles(figure) == {"Epoch"}
+    assert (figure.layout.xaxis.tick0, figure.layout.xaxis.dtick) == (0, 1)  # no epoch 1.5
+    long = figures.training_history(pd.DataFrame({"fold": 0, "epoch": range(1, 41), "loss": 1.0}))
+    assert long.layout.xaxis.dtick == 8
     assert {trace.name for trace in figure.data} == {"training", "validation"}
     for watched, name in ((["held out"] * 4, "held out"), (["a", "a", "b", "b"], "a or b")):
         told = figures.training_history(history.assign(watched=watched))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_curves, synthetic_patients, synthetic_scores
 
-from perfkit import figures, report, wording
+from perfkit import drawing, figures, report, wording
 from perfkit.comparison import patient_tests
 from perfkit.report import write_report
 
@@ -144,6 +144,14 @@ def test_every_section_but_the_first_is_in_the_navigation(full_run):
     assert "Tests Paired Mixed model Agreement Treated? Power Cases" in names
 
 
+def test_an_arm_of_ones_own_has_its_colour_in_tables_and_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing, "_guests", {})
+    page = page_of(tmp_path, scores=synthetic_scores(n=8, arms=("expert", "mine")))
+    marks = re.findall(r'class="dot" style="background:(#\w+)"></span>mine', page)
+    assert len(marks) > 3 and set(marks) == {drawing.arm_colour("mine")} != {drawing.QUIET_COLOUR}
+    assert f'"color":"{drawing.arm_colour("mine")}"' in page
+
+
 def test_captions_say_what_bands_are_and_which_scans_are_shown(full_run):
     text = text_of((full_run / "index.html").read_text(encoding="utf-8"))
     assert "bands their 95 % intervals by bootstrap over patients" in text
@@ -179,6 +187,10 @@ def test_difference_and_its_tests_are_said_with_n_and_unit():
         difference = (wide["cnn"] - wide[other]).mean()
         assert f"higher by {difference:.3f} (95 % CI +0." in said and "over 15 patients" in said
     assert "after Holm" in first and "after Holm" not in control  # that is one comparison
+    tests = patient_tests(patients, "expert").assign(wilcoxon_p_holm=0.2)
+    first, _ = wording.summary_sentences(rows, "expert", patients, tests)
+    assert "after Holm p" not in first and "after Holm .20" in first
+    assert first.endswith("among the 15 comparisons of this study it can once.")
 
 
 def test_a_missing_arm_does_not_turn_the_words_round():

@@ -462,6 +462,8 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is():
     tests = pairedtests.patient_tests(patients, n_resamples=99)
     drawn = [figures.fig3(scores), studyfigures.volume_scatter(scores), studyfigures.forest_figure(tests)]
     drawn.append(studyfigures.raincloud_figure(patients, odd))
+    drawn += [studyfigures.roc_figure(roc(arms=[odd])), studyfigures.threshold_figure(cut_offs(arms=[odd]))]
+    drawn.append(figures.aif_curves_by_case({"case_1": {odd: np.r_[0, 10, 40, 20.0]}}))
     for figure in drawn:
         data = json.loads(figure.to_json())
         texts = json.dumps([data["layout"].get(name) for name in ("annotations", "xaxis", "yaxis")])
