@@ -9,6 +9,7 @@ from .resampling import LEVEL
 from .scoretables import METRICS, check_reference, comparators, paired_rows, rows_of_matrix
 
 ALPHA = 1 - LEVEL
+BEYOND = 40.0  # standard deviations; a normal value lies beyond with a chance that double precision has as 0
 # What the paper reports for its CNN against the expert: the difference one would want to see again.
 DIFFERENCES = {
     metric: round(abs(paper.TABLE1["cnn"][metric][0] - paper.TABLE1["expert"][metric][0]), 4)
@@ -31,13 +32,22 @@ def paired_power(difference, sd, n, *, alpha=ALPHA) -> float:
 
     Returns
     -------
-    float; NaN where sd is zero or n < 2. From the noncentral t distribution (statsmodels).
+    float in [0, 1]; NaN where sd is zero or n < 2.
+
+    Notes
+    -----
+    P(T > t) + P(T < −t) of the noncentral t with n − 1 degrees of freedom and noncentrality difference / sd ·
+    √n (Cohen 1988), the lower tail as the upper one of −T: SciPy, and with it statsmodels, has no value for a
+    far lower tail.
     """
     if not (n >= 2 and sd > 0 and np.isfinite(difference)):
         return float("nan")
-    from statsmodels.stats.power import TTestPower
+    from scipy import stats
 
-    return float(TTestPower().power(abs(difference) / sd, n, alpha, alternative="two-sided"))
+    critical, shift = stats.t.isf(alpha / 2, n - 1), abs(difference) / sd * np.sqrt(n)
+    if shift > BEYOND * (1 + critical):
+        return 1.0
+    return float(min(1.0, stats.nct.sf(critical, n - 1, [shift, -shift]).sum()))
 
 
 def pairs_needed(difference, sd, power=0.8, *, alpha=ALPHA) -> float:
@@ -104,8 +114,7 @@ def power_table(patients, reference="expert", *, matrix="circulant", differences
 
 
 def _power_of(d, difference, alpha):
-    from scipy import stats
-    from statsmodels.stats.power import TTestPower
+    from scipy import optimize, stats
 
     n, sd = len(d), float(np.std(d, ddof=1)) if len(d) > 1 else np.nan
     if not sd > 1e-9:
@@ -115,7 +124,9 @@ def _power_of(d, difference, alpha):
     found["power"] = paired_power(difference, sd, n, alpha=alpha)
     found["n_80"], found["n_90"] = (pairs_needed(difference, sd, p, alpha=alpha) for p in (0.8, 0.9))
     if n >= 4:
-        found["detectable_80"] = sd * float(TTestPower().solve_power(None, n, alpha, 0.8))
+        found["detectable_80"] = sd * float(
+            optimize.brentq(lambda d: paired_power(d, 1, n, alpha=alpha) - 0.8, 0, 1e3)
+        )
     else:
         found["note"] = f"{n} patients: the SD is hardly known"
     return found
