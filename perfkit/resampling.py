@@ -66,7 +66,7 @@ def bootstrap_interval(statistic, patients, **options) -> Interval:
 
 
 def bootstrap_intervals(
-    statistic, patients, *, method="BCa", level=LEVEL, n_resamples=N_RESAMPLES, seed=0
+    statistic, patients, *, method="BCa", level=LEVEL, n_resamples=N_RESAMPLES, seed=0, no_spread=""
 ) -> list[Interval]:
     """Give statistics of scans confidence intervals by resampling patients with all their scans.
 
@@ -78,6 +78,8 @@ def bootstrap_intervals(
     level : of confidence.
     n_resamples : of patients.
     seed : the same seed gives the same intervals.
+    no_spread : why a statistic that is the same in all resamples has no interval. Leave it out where it is
+        the same because the values are (a mean of equal values): the interval then has no width.
 
     Returns
     -------
@@ -99,7 +101,8 @@ def bootstrap_intervals(
         why = "no patient: no interval" if n == 0 else "one patient: no interval"
         return [Interval(np.nan, np.nan, level, method, n, why) for _ in value]
     drawn, limits = _resample(statistic, group, n, method, level, n_resamples, seed)
-    return [_interval(*parts, level, method, n) for parts in zip(value, drawn, limits, strict=True)]
+    parts = zip(value, drawn, limits, strict=True)
+    return [_interval(*part, level, method, n, no_spread) for part in parts]
 
 
 def _resample(statistic, group, n, method, level, n_resamples, seed):
@@ -131,13 +134,14 @@ def _resample(statistic, group, n, method, level, n_resamples, seed):
     return found.bootstrap_distribution, limits
 
 
-def _interval(value, drawn, limits, level, method, n):
+def _interval(value, drawn, limits, level, method, n, no_spread):
     notes = [f"{n} patients: the interval may be too narrow"] if n < FEW_PATIENTS else []
     defined = drawn[np.isfinite(drawn)]
     if not np.isfinite(value) or not defined.size:
         return Interval(np.nan, np.nan, level, method, n, "not defined: no interval")
     if np.ptp(defined) <= _ROUNDING * max(1.0, abs(value)):
-        return Interval(float(value), float(value), level, method, n, "; ".join(["no spread", *notes]))
+        limit = np.nan if no_spread else float(value)
+        return Interval(limit, limit, level, method, n, "; ".join([no_spread or "no spread", *notes]))
     if not np.isfinite(limits).all():
         tails = (1 - level) / 2
         limits = np.quantile(defined, [tails, 1 - tails])

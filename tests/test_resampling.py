@@ -97,6 +97,16 @@ def test_where_there_is_little_to_resample_it_says_so(x, owner, words):
     assert words in bootstrap_interval(weighted_mean(x), owner).note
 
 
+def test_what_does_not_vary_though_the_values_do_has_no_interval():
+    """A ratio of 2 in every patient: no resample can tell how sure it is."""
+    x, owner = np.array([1.0, 2.0, 3.0]), ["a", "b", "c"]
+    why = "the same in all resamples: no interval"
+    found = bootstrap_interval(lambda w: (w @ (2 * x)) / (w @ x), owner, no_spread=why)
+    assert np.isnan([found.low, found.high]).all() and found.note.startswith(why)
+    equal = bootstrap_interval(weighted_mean([0.4, 0.4, 0.4]), owner)
+    assert [equal.low, equal.high] == pytest.approx([0.4, 0.4])
+
+
 def test_resamples_without_a_value_are_counted():
     """A value in one of three patients: (2/3)³ of the resamples miss it."""
     found = bootstrap_interval(weighted_mean([0.2, np.nan, 0.4]), ["a", "b", "c"])
