@@ -6,13 +6,15 @@ Intervals by formula take the pairs as independent. Where a patient has several 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .resampling import LEVEL, bootstrap_interval
 
 _ROUNDING = 1e-12  # our choice: above the rounding of sums of squares, below any volume or share
+CONSTANT = "one side is constant: no interval"
+IDENTICAL = "the measurements are identical"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def icc21(x, y) -> float:
 
     Returns
     -------
-    float ≤ 1; NaN where all values are equal, since there is nothing to tell apart.
+    float ≤ 1; NaN where all values are equal, since there is nothing to tell apart, and for two pairs that
+    mirror each other, a, b and b, a, whose total variance comes out as zero.
 
     Notes
     -----
@@ -57,6 +60,10 @@ def icc21_interval(x, y, *, patients=None, level=LEVEL, seed=0) -> Estimate:
     patients : (n,), the patient of each pair; the interval then counts patients.
     level : of the interval.
     seed : of the bootstrap; used with ``patients`` alone.
+
+    Returns
+    -------
+    Estimate; NaN as for `icc21`. Identical measurements have exactly 1, from 1 to 1.
     """
     x, y = measurements(x, y)
     formula = (lambda: _icc21_limits(np.stack([x, y], axis=-1), level), "F, McGraw & Wong 1996")
@@ -75,7 +82,7 @@ def lins_ccc(x, y, *, patients=None, level=LEVEL, seed=0) -> Estimate:
 
     Returns
     -------
-    Estimate; NaN where all values are equal.
+    Estimate; NaN where all values are equal. Identical measurements have exactly 1, from 1 to 1.
 
     Notes
     -----
@@ -97,7 +104,9 @@ def cohen_kappa(a, b, *, patients=None, level=LEVEL, seed=0) -> Estimate:
 
     Returns
     -------
-    Estimate; NaN where both decide the same for all, since agreement by chance is then complete.
+    Estimate; NaN where both decide the same for all, since agreement by chance is then complete. No limits
+    where no pair is discordant, or one decides the same for all: its variance comes out as zero, for 7 pairs
+    as for 7000.
 
     Notes
     -----
@@ -112,25 +121,36 @@ def cohen_kappa(a, b, *, patients=None, level=LEVEL, seed=0) -> Estimate:
     categories, coded = np.unique(np.concatenate([a, b]), return_inverse=True)
     a, b = coded[: a.size], coded[a.size :]
     formula = (lambda: _kappa_limits(a, b, len(categories), level), "Fleiss, Cohen & Everitt 1969")
-    return _estimate(_weighted_kappa, a, b, patients, level, seed, formula)
+    found = _estimate(_weighted_kappa, a, b, patients, level, seed, formula)
+    if np.isfinite(found.value) and np.array_equal(a, b):
+        return replace(found, low=np.nan, high=np.nan, note="no pair is discordant: no interval")
+    return found
 
 
 def _estimate(statistic, x, y, patients, level, seed, formula):
     patients = patients_of_pairs(patients, x)
     value = float(statistic(np.ones(x.size), x, y))
-    unit, n_patients = "pair", None if patients is None else len(set(patients))
+    held = {"level": level, "n": x.size, "unit": "pair"}
+    held["n_patients"] = None if patients is None else len(set(patients))
     if not np.isfinite(value):
-        note = "all values are equal: nothing to tell apart"
-        return Estimate(value, np.nan, np.nan, level, x.size, unit, n_patients, "none", note)
+        return Estimate(value, np.nan, np.nan, method="none", note=_undefined(x, y), **held)
+    identical, constant = value > 1 - _ROUNDING, is_flat(x) or is_flat(y)
     if patients is None:
-        limits, method = formula[0](), formula[1]
-        note = "" if np.isfinite(limits[0]) else f"no interval by formula for these {x.size} pairs"
-        return Estimate(
-            value, float(limits[0]), float(limits[1]), level, x.size, unit, n_patients, method, note
-        )
-    found = bootstrap_interval(lambda w: statistic(w, x, y), patients, level=level, seed=seed)
+        low, high = map(float, formula[0]())
+        why = CONSTANT if constant else f"no interval by formula for these {x.size} pairs"
+        note = why if np.isnan(low) else IDENTICAL * identical
+        return Estimate(value, low, high, method=formula[1], note=note, **held)
+    no_spread = "" if identical else CONSTANT if constant else "the same in all resamples: no interval"
+    options = {"level": level, "seed": seed, "no_spread": no_spread}
+    found = bootstrap_interval(lambda w: statistic(w, x, y), patients, **options)
     method = f"{found.method} bootstrap over patients"
-    return Estimate(value, found.low, found.high, level, x.size, unit, n_patients, method, found.note)
+    return Estimate(value, found.low, found.high, method=method, note=found.note, **held)
+
+
+def _undefined(x, y):
+    if is_flat(np.concatenate([x, y])):
+        return "all values are equal: nothing to tell apart"
+    return "two pairs that mirror each other: not defined"
 
 
 def moments(weights, x, y):
@@ -138,21 +158,27 @@ def moments(weights, x, y):
     x, y = x - x.mean(), y - x.mean()  # near zero nothing cancels
     n = weights.sum(axis=-1)
     mx, my = weights @ x / n, weights @ y / n
+    xx, yy = weights @ x**2, weights @ y**2
     return (
         n,
         mx,
         my,
-        weights @ x**2 - n * mx**2,
-        weights @ y**2 - n * my**2,
-        weights @ (x * y) - n * mx * my,
+        unrounded(xx - n * mx**2, xx),
+        unrounded(yy - n * my**2, yy),
+        unrounded(weights @ (x * y) - n * mx * my, np.sqrt(xx * yy)),
     )
+
+
+def unrounded(found, size):
+    """Return a difference of terms of a size; zero where it is their rounding."""
+    return np.where(np.abs(found) > _ROUNDING * size, found, 0.0)[()]
 
 
 def _weighted_icc21(weights, x, y):
     n, mx, my, xx, yy, xy = moments(weights, x, y)
-    targets, raters = (xx + yy + 2 * xy) / (2 * (n - 1)), n * (mx - my) ** 2 / 2
-    residual = (xx + yy - 2 * xy) / (2 * (n - 1))
-    return ratio(targets - residual, targets + residual + 2 * (raters - residual) / n)
+    targets, raters = unrounded(xx + yy + 2 * xy, xx + yy) / (2 * (n - 1)), n * (mx - my) ** 2 / 2
+    residual = unrounded(xx + yy - 2 * xy, xx + yy) / (2 * (n - 1))
+    return ratio(targets - residual, targets + (1 - 2 / n) * residual + 2 * raters / n)
 
 
 def _weighted_ccc(weights, x, y):
@@ -177,18 +203,18 @@ def ratio(above, below):
 
 def _mean_squares(ratings):
     n, k = ratings.shape
-    grand = ratings.mean()
+    ratings = ratings - ratings.mean()
     rows, columns = ratings.mean(axis=1, keepdims=True), ratings.mean(axis=0, keepdims=True)
-    targets = k * np.sum((rows - grand) ** 2) / (n - 1)
-    raters = n * np.sum((columns - grand) ** 2) / (k - 1)
-    return targets, raters, np.sum((ratings - rows - columns + grand) ** 2) / ((n - 1) * (k - 1))
+    squares = k * np.sum(rows**2), n * np.sum(columns**2), np.sum((ratings - rows - columns) ** 2)
+    targets, raters, residual = unrounded(np.array(squares), sum(squares))
+    return targets / (n - 1), raters / (k - 1), residual / ((n - 1) * (k - 1))
 
 
 def _icc21(ratings):
     n, k = ratings.shape
     targets, raters, residual = _mean_squares(ratings)
-    total = targets + (k - 1) * residual + k * (raters - residual) / n
-    return float((targets - residual) / total) if np.ptp(ratings) > 0 else float("nan")
+    total = targets + (k - 1 - k / n) * residual + k * raters / n  # no term of it is negative
+    return float("nan") if is_flat(ratings) or total == 0 else float((targets - residual) / total)
 
 
 def _icc21_limits(ratings, level):
@@ -197,7 +223,9 @@ def _icc21_limits(ratings, level):
     n, k = ratings.shape
     targets, raters, residual = _mean_squares(ratings)
     if residual <= _ROUNDING * targets:
-        return (_icc21(ratings), _icc21(ratings)) if raters <= _ROUNDING * targets else (np.nan, np.nan)
+        return (1.0, 1.0) if raters <= _ROUNDING * targets else (np.nan, np.nan)
+    if targets == 0:  # all means are equal: F is 0 and has no interval
+        return np.nan, np.nan
     icc = _icc21(ratings)
     a, b = k * icc / (n * (1 - icc)), 1 + k * icc * (n - 1) / (n * (1 - icc))
     v = (a * raters + b * residual) ** 2
@@ -215,13 +243,16 @@ def _ccc_limits(x, y, level):
 
     n, c = x.size, _weighted_ccc(np.ones(x.size), x, y)
     if abs(c) > 1 - _ROUNDING:
-        return c, c
+        return (1.0, 1.0) if c > 0 else (np.nan, np.nan)
     if n < 3 or is_flat(x) or is_flat(y):
         return np.nan, np.nan
-    r, u = np.corrcoef(x, y)[0, 1], (x.mean() - y.mean()) / np.sqrt(x.std() * y.std())
-    variance = (1 - r**2) * c**2 / ((1 - c**2) * r**2) + 2 * c**3 * (1 - c) * u**2 / (r * (1 - c**2) ** 2)
-    variance = (variance - c**4 * u**4 / (2 * r**2 * (1 - c**2) ** 2)) / (n - 2)
-    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(variance, 0))
+    r, u2 = np.corrcoef(x, y)[0, 1], (x.mean() - y.mean()) ** 2 / (x.std() * y.std())
+    closeness = 2 / (x.std() / y.std() + y.std() / x.std() + u2)  # c / r, and defined where r is 0
+    variance = (1 - r**2) * closeness**2 / (1 - c**2)
+    variance += (2 * (1 - c) * u2 - closeness * u2**2 / 2) * closeness * c**2 / (1 - c**2) ** 2
+    if not variance > _ROUNDING:
+        return np.nan, np.nan
+    half = stats.norm.ppf((1 + level) / 2) * np.sqrt(variance / (n - 2))
     return np.tanh(np.arctanh(c) - half), np.tanh(np.arctanh(c) + half)
 
 
@@ -236,6 +267,8 @@ def _kappa_limits(a, b, k, level):
     with np.errstate(divide="ignore", invalid="ignore"):  # of z = κ/0 for complete agreement, not used
         found = cohens_kappa(table)
     half = stats.norm.ppf((1 + level) / 2) * np.sqrt(max(found.var_kappa, 0))
+    if not half > _ROUNDING:
+        return np.nan, np.nan
     return max(found.kappa - half, -1.0), min(found.kappa + half, 1.0)
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .agreement import is_flat, measurements, moments, patients_of_pairs, ratio
+from .agreement import CONSTANT, is_flat, measurements, moments, patients_of_pairs, ratio, unrounded
 from .resampling import LEVEL, bootstrap_intervals
 
 LIMITS = 1.96  # standard deviations; Bland & Altman 1986
+ON_LINE = 1e-12  # 1 − |r|; our choice: above the rounding of a correlation
+CANCELLED = 1e-6  # of the error of independent pairs; our choice: above the rounding of a variance
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def bland_altman(x, y, *, patients=None, level=LEVEL, seed=0) -> BlandAltman:
     -------
     BlandAltman with ``bias`` (mean of x − y), ``sd`` (n − 1), ``lower`` and ``upper`` = bias ∓ 1.96 sd;
     ``slope`` of x − y on (x + y)/2 with its p; ``sd_ratio`` = sd(x) / sd(y) with the p of the
-    Pitman-Morgan test that it is 1; an interval for each of them.
+    Pitman-Morgan test that it is 1; an interval for each of them. Without scatter about the line, as where
+    one side is constant, the slope has neither p nor interval, and ``note`` says why.
 
     Notes
     -----
@@ -79,14 +82,14 @@ def bland_altman(x, y, *, patients=None, level=LEVEL, seed=0) -> BlandAltman:
     difference = x - y
     bias, sd, n = float(np.mean(difference)), float(np.std(difference, ddof=1)), x.size
     found = {"bias": bias, "sd": sd, "lower": bias - LIMITS * sd, "upper": bias + LIMITS * sd, "n": n}
-    notes = [] if n > 2 else ["2 pairs: no test of the slope"]
-    found |= _trend(x, y, level)
-    if n > 2 and "slope" not in found:
-        notes.append("all means are equal: no slope")
+    why = _untestable(x, y)
+    notes = [why] if why else []
+    found |= _trend(x, y, level, why)
     if patients is None:
         found |= _formula_limits(bias, sd, n, level)
         return BlandAltman(**found, level=level, note="; ".join(notes))
     found |= _clustered(x, y, patients, level, seed, notes)
+    found["slope_p"] = np.nan if why else _clustered_slope_p(x - y, (x + y) / 2, patients, notes)
     n_patients = len(set(patients))
     return BlandAltman(**found, level=level, n_patients=n_patients, note="; ".join(dict.fromkeys(notes)))
 
@@ -114,7 +117,22 @@ def _limit_factors(n, z, level):
     return stats.nct.ppf([tails, 1 - tails], n - 1, z * np.sqrt(n)) / np.sqrt(n)
 
 
-def _trend(x, y, level):
+def _untestable(x, y):
+    """Return why the slope of the difference on the mean cannot be tested, if so."""
+    difference, mean = x - y, (x + y) / 2
+    if x.size < 3:
+        return "2 pairs: no test of the slope"
+    if is_flat(mean):
+        return "all means are equal: no slope"
+    if is_flat(difference):
+        return "all differences are equal: no test of the slope"
+    if is_flat(x) or is_flat(y):
+        return "one side is constant: no test of the slope"
+    on_line = abs(np.corrcoef(difference, mean)[0, 1]) > 1 - ON_LINE
+    return "no scatter about the line: no test of the slope" if on_line else ""
+
+
+def _trend(x, y, level, why):
     """Return the regression of the difference on the mean, and the Pitman-Morgan test beside it."""
     from scipy import stats
 
@@ -123,11 +141,13 @@ def _trend(x, y, level):
     if n < 3 or is_flat(mean):
         return found
     fit = stats.linregress(mean, difference)
-    t = stats.t.ppf((1 + level) / 2, n - 2)
     found["slope"] = float(fit.slope)
+    if is_flat(difference):
+        found |= {"slope_low": found["slope"], "slope_high": found["slope"]}
+    if why:
+        return found
+    t = stats.t.ppf((1 + level) / 2, n - 2)
     found["slope_low"], found["slope_high"] = (float(fit.slope + side * fit.stderr) for side in (-t, t))
-    if is_flat(difference) or is_flat(x) or is_flat(y):
-        return found  # without scatter about the line nothing can be tested
     r, total = np.corrcoef(x, y)[0, 1], stats.pearsonr(difference, mean)
     k = 1 + 2 * max(1 - r**2, 0.0) * t**2 / (n - 2)
     spread = np.sqrt(k**2 - 1)
@@ -137,32 +157,39 @@ def _trend(x, y, level):
 
 
 def _clustered(x, y, patients, level, seed, notes):
-    """Return the intervals over patients and the cluster-robust p of the slope."""
+    """Return the intervals over patients."""
     names = ("bias", "lower", "upper", "slope", "sd_ratio")
-    options = {"level": level, "seed": seed}
+    no_spread = CONSTANT if is_flat(x) or is_flat(y) else "the same in all resamples: no interval"
+    options = {"level": level, "seed": seed, "no_spread": "" if is_flat(x - y) else no_spread}
     found = bootstrap_intervals(lambda w: _weighted_bland_altman(w, x, y), patients, **options)
     limits = {f"{name}_low": interval.low for name, interval in zip(names, found, strict=True)}
     limits |= {f"{name}_high": interval.high for name, interval in zip(names, found, strict=True)}
     for name, interval in zip(names, found, strict=True):
-        notes += [part if "patient" in part else f"{name}: {part}" for part in [interval.note] if part]
+        parts = filter(None, interval.note.split("; "))
+        notes += [part if "patient" in part else f"{name}: {part}" for part in parts]
     limits["method"] = f"{found[0].method} bootstrap over patients"
-    return limits | {"slope_p": _clustered_slope_p(x - y, (x + y) / 2, patients, notes)}
+    return limits
 
 
 def _clustered_slope_p(difference, mean, patients, notes):
-    if len(set(patients)) < 3 or is_flat(mean) or is_flat(difference):
-        notes.append("the slope cannot be tested")
+    if len(set(patients)) < 3:
+        notes.append("fewer than 3 patients: the slope cannot be tested")
         return np.nan
+    from scipy import stats
     from statsmodels.api import OLS, add_constant
 
     group = np.unique(patients, return_inverse=True)[1]
-    fit = OLS(difference, add_constant(mean)).fit(cov_type="cluster", cov_kwds={"groups": group}, use_t=True)
-    return float(fit.pvalues[1])
+    line = OLS(difference, add_constant(mean)).fit()
+    variance = line.get_robustcov_results("cluster", groups=group).cov_params()[1, 1]
+    if not variance > (CANCELLED * line.bse[1]) ** 2:
+        notes.append("residuals cancel within patients: the slope cannot be tested")
+        return np.nan
+    return float(2 * stats.t.sf(abs(line.params[1]) / np.sqrt(variance), len(set(patients)) - 1))
 
 
 def _weighted_bland_altman(weights, x, y):
     n, mx, my, xx, yy, xy = moments(weights, x, y)
-    bias, sd = mx - my, np.sqrt(np.maximum(xx + yy - 2 * xy, 0) / (n - 1))
-    slope = ratio((xx - yy) / 2, (xx + yy + 2 * xy) / 4)
+    bias, sd = mx - my, np.sqrt(np.maximum(unrounded(xx + yy - 2 * xy, xx + yy), 0) / (n - 1))
+    slope = ratio((xx - yy) / 2, unrounded(xx + yy + 2 * xy, xx + yy) / 4)
     sd_ratio = np.sqrt(np.maximum(ratio(xx, yy), 0))
     return np.stack([bias, bias - LIMITS * sd, bias + LIMITS * sd, slope, sd_ratio])

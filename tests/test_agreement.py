@@ -266,10 +266,108 @@ def test_degenerate_measurements_are_said_in_words():
     assert lins_ccc([1, 2], [2, 5]).note == "no interval by formula for these 2 pairs"
     assert lins_ccc([2, 2], [2, 2]).note == "all values are equal: nothing to tell apart"
     agreed = cohen_kappa([True, False, True], [True, False, True])
-    assert (agreed.value, agreed.low, agreed.high) == (1, 1, 1)
+    assert agreed.value == 1 and np.isnan([agreed.low, agreed.high]).all()
+    assert agreed.note == "no pair is discordant: no interval"
     assert np.isnan(cohen_kappa([True, True], [True, True]).value)
     few = lins_ccc([1, 2, 5, 4], [1, 3, 5, 5], patients=["a", "a", "b", "c"])
     assert "3 patients: the interval may be too narrow" in few.note
+
+
+@pytest.mark.parametrize("patients", [None, ["a", "a", "b", "c"]])
+@pytest.mark.parametrize(("x", "y"), [([0] * 4, [1, 2, 3, 4]), ([1, 2, 3, 4], [0] * 4)])
+def test_a_constant_side_has_no_test_of_the_slope_and_no_interval(x, y, patients):
+    """The difference is then ∓2 times the mean, pair by pair, whatever the other side measures."""
+    found = bland_altman(x, y, patients=patients)
+    assert found.slope == pytest.approx(-2 if x[0] == 0 else 2)
+    assert np.isnan([found.slope_p, found.slope_low, found.slope_high, found.sd_ratio_low]).all()
+    assert "one side is constant: no test of the slope" in found.note
+    ccc = lins_ccc(x, y, patients=patients)
+    assert ccc.value == 0 and np.isnan([ccc.low, ccc.high]).all() and "one side is constant" in ccc.note
+
+
+def test_coefficients_of_a_constant_side_have_no_interval_over_patients():
+    patients = np.repeat(np.arange(25), 2)
+    y = np.random.default_rng(12).lognormal(3, 1, 50)
+    for statistic in (icc21_interval, lins_ccc):
+        found = statistic(np.zeros(50), y, patients=patients)
+        assert found.value == 0 and np.isnan([found.low, found.high]).all()
+        assert found.note == "one side is constant: no interval"
+        same = statistic(y, y, patients=patients)
+        assert [same.value, same.low, same.high] == pytest.approx([1, 1, 1])
+
+
+def test_a_line_without_scatter_has_no_test_of_the_slope():
+    found = bland_altman([2, 4, 6, 10], [1, 2, 3, 5])
+    assert found.slope == pytest.approx(2 / 3) and np.isnan(found.slope_p)
+    assert found.note == "no scatter about the line: no test of the slope"
+
+
+def test_residuals_that_cancel_in_every_patient_have_no_test_of_the_slope():
+    """Then the sandwich of patients is zero, and its p would be zero up to rounding."""
+    mean, residual = np.repeat([1.0, 2.0, 3.0], 2), np.tile([1.0, -1.0], 3)
+    d = 0.5 * mean + residual
+    found = bland_altman(mean + d / 2, mean - d / 2, patients=np.repeat(["a", "b", "c"], 2))
+    assert np.isnan(found.slope_p) and "residuals cancel within patients" in found.note
+
+
+def test_pairs_that_mirror_each_other_have_no_icc():
+    """Targets and raters have no mean square, and the residual counts n − 2 times: 0 − 1 over 0."""
+    assert np.isnan(icc21([1, 2], [2, 1])) and np.isnan(icc21([300.3, 0.1], [0.1, 300.3]))
+    found = icc21_interval([1, 2], [2, 1])
+    assert np.isnan(found.value) and found.note == "two pairs that mirror each other: not defined"
+    assert icc21([1, 2, 3], [3, 2, 1]) == pytest.approx(-3)  # residual 2: −2 / (2 − 4/3)
+
+
+def test_kappa_has_an_interval_only_where_a_pair_is_discordant():
+    a = np.arange(30) % 3 == 0
+    for patients in (None, np.arange(30) // 2):
+        found = cohen_kappa(a, a, patients=patients)
+        assert found.value == 1 and np.isnan([found.low, found.high]).all()
+        assert found.note == "no pair is discordant: no interval"
+    one = a.copy()
+    one[0] = not one[0]
+    assert cohen_kappa(a, one).low < cohen_kappa(a, one).value < 1
+    opposite = cohen_kappa(a, ~a, patients=None)
+    assert np.isnan(cohen_kappa([0, 1], [1, 0]).low) and opposite.value < 0
+
+
+def test_lins_interval_is_continuous_where_nothing_correlates():
+    """Its variance as printed divides by r; at r = 0 the limits are those of r close to 0."""
+    at = lins_ccc([0, 1, 2, 1], [0, 1, 0, 1])
+    near = lins_ccc([0, 1, 2, 1], [0, 1, 1e-7, 1])
+    assert at.value == pytest.approx(0) and at.low < 0 < at.high
+    assert [at.low, at.high] == pytest.approx([near.low, near.high], abs=1e-6)
+
+
+def small(rng, n):
+    return rng.integers(0, 3, (2, n)) * rng.choice([1, 0.1, 300]) + rng.choice([0, 0.3])
+
+
+def test_tiny_measurements_never_warn_and_are_finite_or_not_defined():
+    rng = np.random.default_rng(13)
+    for _ in range(600):
+        x, y = small(rng, rng.integers(2, 5))
+        assert not np.isinf(icc21(x, y))
+        assert not np.isinf([v for v in vars(bland_altman(x, y)).values() if isinstance(v, float)]).any()
+        for statistic in (icc21_interval, lins_ccc, cohen_kappa):
+            found = statistic(x, y)
+            assert not np.isinf([found.value, found.low, found.high]).any()
+            assert found.low < found.value < found.high or np.isnan(found.low) or found.value == 1
+            assert found.note or np.isfinite(found.low)
+
+
+def test_tiny_measurements_of_patients_never_warn_and_are_finite_or_not_defined():
+    rng = np.random.default_rng(14)
+    for _ in range(60):
+        x, y = small(rng, 4)
+        patients = rng.integers(0, 3, 4)
+        found = bland_altman(x, y, patients=patients)
+        assert not np.isinf([v for v in vars(found).values() if isinstance(v, float)]).any()
+        assert np.isnan(found.slope_p) or found.slope_p > 1e-9
+        for statistic in (icc21_interval, lins_ccc, cohen_kappa):
+            found = statistic(x, y, patients=patients)
+            assert not np.isinf([found.value, found.low, found.high]).any()
+            assert found.note  # so few patients always have one
 
 
 def test_patients_must_fit_the_pairs():
