@@ -168,6 +168,8 @@ def compare_decisions(a, b, *, level=LEVEL) -> dict:
     found |= {"kappa": kappa.value, "kappa_low": kappa.low, "kappa_high": kappa.high}
     if not np.isfinite(kappa.value):
         found["note"] = "both decide the same for all: κ is not defined"
+    elif not only_a + only_b:
+        found["note"] = "no patient is discordant: κ is 1 and has no interval"
     elif np.isnan(kappa.low):
         found["note"] = "one decides the same for all: κ is 0 and has no interval"
     elif only_a + only_b < 5:  # our choice: a normal approximation to so few is crude

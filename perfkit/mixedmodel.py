@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .resampling import LEVEL
-from .scoretables import check_reference, comparators, rows_of_matrix
+from .scoretables import check_reference, comparators, count, rows_of_matrix
 
 SIGNIFICANCE = 1 - LEVEL  # of the diagnostics; our choice: the field's habit
 BOUNDARY = (
@@ -139,7 +139,7 @@ def _design(rows, metric, reference, volume):
 
 def _impossible(data, reference, arms):
     if data["patient"].nunique() < 2:
-        return f"{data['patient'].nunique()} patients with values: no model"
+        return f"{count(data['patient'].nunique(), 'patient')} with values: no model"
     if reference not in set(data["arm"]):
         return f"the reference {reference} has no value: no model"
     if not arms:

@@ -88,6 +88,12 @@ def test_counts_and_kappa_by_hand():
     assert known["note"] == "one decides the same for all: κ is 0 and has no interval"
 
 
+def test_decisions_that_never_differ_have_no_interval():
+    found = compare_decisions([1, 1, 0, 0, 1, 0, 1], [1, 1, 0, 0, 1, 0, 1])
+    assert found["kappa"] == 1 and np.isnan(found["kappa_low"])
+    assert found["note"] == "no patient is discordant: κ is 1 and has no interval"
+
+
 def test_decisions_agree_with_other_libraries():
     from sklearn.metrics import cohen_kappa_score
     from statsmodels.stats.contingency_tables import mcnemar

@@ -197,7 +197,7 @@ def test_scale_and_units_do_not_matter():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t[t["patient"] == "p00"], "1 patients with values: no model"),
+        (lambda t: t[t["patient"] == "p00"], "1 patient with values: no model"),
         (lambda t: t.assign(dice=0.4), "all values are equal: no model"),
         (lambda t: t.assign(dice=np.nan), "0 patients with values: no model"),
         (lambda t: t[t["arm"] == "expert"], "one arm: nothing to compare"),
