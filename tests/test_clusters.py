@@ -91,11 +91,24 @@ def test_the_choice_ignores_how_long_the_scanner_waited(method, seed):
 @pytest.mark.parametrize("dt", [2.0, 3.0])
 def test_arteries_are_found_between_long_frames_in_noise(method, dt):
     """Wherever the bolus falls between two frames."""
-    shares = []
-    for seed in range(6):
-        scan = make_scan(times=np.arange(0, 60, dt) - seed * dt / 6, seed=seed, noise=1.0)
-        shares.append(inside(select_aif(scan, method).voxels, ARTERY).mean())
-    assert np.mean(np.array(shares) > 0.5) >= 5 / 6
+    shape = (24, 24, 2) if method == "peruzzo" else (64, 64, 2)  # it looks around the middle alone
+    missed = []
+    for seed in range(12):
+        scan = make_scan(shape, times=np.arange(0, 60, dt) - seed * dt / 12, seed=seed, noise=1.0)
+        if inside(select_aif(scan, method).voxels, ARTERY, shape).mean() <= 0.5:
+            missed.append(seed)
+    assert len(missed) <= (0 if method in ("straka", "rausch") else 1), missed
+
+
+@pytest.mark.parametrize(("dt", "wins"), [(1.0, False), (3.0, True)])
+def test_arrival_is_known_to_a_frame_so_less_than_that_decides_nothing(dt, wins):
+    """A curve of tissue that seems to arrive 2 s before the artery."""
+    times = np.arange(0, 60, dt)
+    means = np.stack([bolus(times, 8, 14, 8), bolus(times, 12, 8, 100)])
+    lead = np.diff(arrival_time(means, dt))[0]
+    assert 1.5 < lead < 3
+    series = BrainCurves(means, np.zeros((2, 3), int), (1, 1, 1), dt)
+    assert (series.most_arterial(means) == 1) is wins
 
 
 @pytest.mark.parametrize("method", METHODS)

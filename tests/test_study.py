@@ -71,6 +71,12 @@ def test_the_report_is_made_from_what_lies_on_disk(tmp_path, evaluation):
     assert 'id="plot-fig2"' in text
 
 
+def test_the_report_keeps_the_reference_of_the_run(tmp_path, evaluation):
+    results(tmp_path, evaluation, reference="brain_mean")
+    page = study.assemble_report(tmp_path).read_text(encoding="utf-8")
+    assert "Tests against the mean brain curve" in page and "Tests against the expert AIF" not in page
+
+
 def test_names_of_digits_stay_names(tmp_path):
     scores = synthetic_scores().replace({"case": {"case_1": "001"}})
     results(tmp_path, Evaluation(scores, {"circulant": {}}, {}))
