@@ -15,17 +15,18 @@ from pathlib import Path
 
 from . import pages
 from .casepages import render_cases
+from .casetable import case_order, case_table
 from .comparison import METRICS, ordered_arms, paired_tests
 from .drawing import CONFIG, arm_label, introduce
 from .export import save_many_static
-from .reporttables import DECISIVE, TESTED, case_order, case_table, statistics, tests_of_patients
+from .headline import summary_sentences
+from .reporttables import DECISIVE, TESTED, statistics, tests_of_patients
 from .wording import (
     METRIC_LABELS,
     comparison_rows,
     count,
     methods_paragraph,
     plain_notes,
-    summary_sentences,
     table1_rows,
     volume_sentences,
 )

@@ -27,7 +27,7 @@ LAYERS = [
     "trainsettings saliency casefiles metamorphic arms single departures ceilingfigures figures"
     " explorer pickerview wording placement raterviews datacheck coverage",
     "foldtraining aifeffect batchplan ceiling cohortaccuracy estimatorlab evaluation studyfigures"
-    " casepages reporttables",
+    " casepages reporttables casetable headline",
     "training trainbench ceilingslices accuracy picker batch report raters methods published robustness",
     "study learnedstudy bench doctor session pickapp",
     "batchcli aifcli datacli",

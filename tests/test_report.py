@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_curves, synthetic_patients, synthetic_scores
 
-from perfkit import drawing, figures, report, wording
+from perfkit import drawing, figures, headline, report, wording
 from perfkit.comparison import patient_tests
 from perfkit.report import write_report
 
@@ -174,21 +174,21 @@ def test_difference_and_its_tests_are_said_with_n_and_unit():
     scores = synthetic_scores(n=20)
     scores.loc[scores["arm"] == "cnn", "dice"] += 0.2
     rows = scores[scores["matrix"] == "circulant"]
-    first, control = wording.summary_sentences(rows, "expert")
+    first, control = headline.summary_sentences(rows, "expert")
     assert "higher by" in first
     assert "over 20 scans" in first
     assert "over 15 patients" in first
     assert "would seldom give" in first
     assert "the CNN is above it" in control
     patients = synthetic_patients(scores)
-    first, control = wording.summary_sentences(rows, "expert", patients, patient_tests(patients, "expert"))
+    first, control = headline.summary_sentences(rows, "expert", patients, patient_tests(patients, "expert"))
     wide = patients.query("matrix == 'circulant'").pivot(index="patient", columns="arm", values="dice")
     for said, other in ((first, "expert"), (control, "brain_mean")):
         difference = (wide["cnn"] - wide[other]).mean()
         assert f"higher by {difference:.3f} (95 % CI +0." in said and "over 15 patients" in said
     assert "after Holm" in first and "after Holm" not in control  # that is one comparison
     tests = patient_tests(patients, "expert").assign(wilcoxon_p_holm=0.2)
-    first, _ = wording.summary_sentences(rows, "expert", patients, tests)
+    first, _ = headline.summary_sentences(rows, "expert", patients, tests)
     assert "after Holm p" not in first and "after Holm .20" in first
     assert first.endswith("among the 15 comparisons of this study it can once.")
 
@@ -206,7 +206,7 @@ def test_a_missing_arm_does_not_turn_the_words_round():
     rows = scores[scores["matrix"] == "circulant"]
     means = rows.groupby("arm")["dice"].mean()
     assert means["cnn"] > means["expert"]  # over different scans
-    first, control = wording.summary_sentences(rows, "expert", synthetic_patients(scores))
+    first, control = headline.summary_sentences(rows, "expert", synthetic_patients(scores))
     common = dice.loc[kept, "expert"].mean()
     assert f"mean Dice is {common - 0.01:.3f}, the expert's {common:.3f}: lower by 0.010 over the 10" in first
     assert "the CNN is not above it: lower by 0.010" in control
