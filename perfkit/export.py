@@ -43,7 +43,8 @@ def save_many_static(
     figures : {path without suffix: plotly figure}.
     formats : of "png" and "svg".
     width_mm : on paper.
-    height_mm : on paper; default what the figure's own height gives.
+    height_mm : on paper; default what the figure's own height gives, or ``layout.meta.printed_height`` in px
+        where pictures of a fixed shape need less of it at the width of a page than on a screen.
     dpi : of PNG files; they carry it, so that they open at their size.
 
     Returns
@@ -82,7 +83,8 @@ def _check(formats, width_mm, height_mm, dpi):
 
 def _job(figure, stem, suffix, width_mm, height_mm, dpi):
     width = round(width_mm * PX_PER_MM)
-    height = round(height_mm * PX_PER_MM) if height_mm else round(figure.layout.height or _HEIGHT)
+    own = (figure.layout.meta or {}).get("printed_height") or figure.layout.height or _HEIGHT
+    height = round(height_mm * PX_PER_MM if height_mm else own)
     stem.parent.mkdir(parents=True, exist_ok=True)
     scale = dpi / 25.4 / PX_PER_MM if suffix == "png" else 1
     options = {"format": suffix, "width": width, "height": height, "scale": scale}

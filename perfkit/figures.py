@@ -128,6 +128,7 @@ def fig2(slices, *, rcbf_range=(0, 1.5), background_range=(20, 60)):
     colours = {"colorscale": "cividis", "cmin": rcbf_range[0], "cmax": rcbf_range[1], "colorbar": bar}
     return figure.update_layout(
         height=110 + 270 * len(slices),
+        meta={"printed_height": 110 + 165 * len(slices)},
         coloraxis=colours,
         margin={"l": 8, "r": 8, "t": 40, "b": 64},
         legend={"y": -0.09 / len(slices), "yanchor": "top", "bgcolor": "#D1D5DB"},

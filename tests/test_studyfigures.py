@@ -532,6 +532,9 @@ def test_print_starts_one_browser_for_all_figures(tmp_path, monkeypatch):
     assert options == {"kopts": {"path": "/a/browser", "mathjax": False}}
     assert {job["opts"]["width"] for job in jobs} == {380}
     assert jobs[0]["opts"]["scale"] * 380 == pytest.approx(85 / 25.4 * 300)
+    export.save_static(figure.update_layout(meta={"printed_height": 123}), tmp_path / "c", ("svg",))
+    export.save_static(figure, tmp_path / "c", ("svg",), height_mm=170)
+    assert [calls[i][0][0]["opts"]["height"] for i in (1, 2)] == [123, 760]
 
 
 @pytest.mark.browser
