@@ -117,6 +117,11 @@ def _limit_factors(n, z, level):
     return stats.nct.ppf([tails, 1 - tails], n - 1, z * np.sqrt(n)) / np.sqrt(n)
 
 
+def patients_with_several(patients):
+    """Return the patients (n,) of scans where one has several, else None, as `bland_altman` takes them."""
+    return patients if len(set(patients)) < len(patients) else None
+
+
 def _untestable(x, y):
     """Return why the slope of the difference on the mean cannot be tested, if so."""
     difference, mean = x - y, (x + y) / 2

@@ -10,7 +10,7 @@ import numpy as np
 from perfkit import drawing, pages
 from perfkit.casefiles import MAPS, page_name
 from perfkit.scoretables import format_value, ordered_arms
-from perfkit.wording import METRIC_LABELS, signed
+from perfkit.wording import METRIC_LABELS, cell
 
 CHART = {"left": 56, "right": 628, "top": 12, "bottom": 252}  # px of the drawing of the curves
 LOWEST = -0.25  # of the peak; our choice: the lower end of the chart, a learned curve may go below
@@ -153,12 +153,8 @@ def _numbers(matrix, rows):
             {
                 "label": drawing.arm_label(arm),
                 "colour": drawing.arm_colour(arm),
-                "cells": [_cell(name, row[name]) for name in columns],
+                "cells": [cell(name, row[name]) for name in columns],
             }
             for arm, row in ordered.iterrows()
         ],
     }
-
-
-def _cell(metric, value):
-    return signed(metric, value) if metric.endswith("_error_ml") else format_value(metric, value)

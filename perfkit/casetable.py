@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .drawing import arm_colour, arm_label
-from .scoretables import format_value, ordered_arms
-from .wording import signed
+from .scoretables import ordered_arms
+from .wording import cell
 
 
 def case_order(rows, reference: str, failures) -> list[str]:
@@ -52,13 +52,9 @@ def case_table(rows, order, failures, links: dict) -> dict:
                 there = metric in held and arm in held.index
                 values.append((metric, float(held.loc[arm, metric]) if there else np.nan))
         patient = str(held["patient"].iloc[0]) if len(held) else ""
-        cells = [{"text": _cell(name, v), "value": "" if v != v else v} for name, v in values]
+        cells = [{"text": cell(name, v), "value": "" if v != v else v} for name, v in values]
         lines.append(
             {"case": case, "patient": patient, "link": links.get(case, ""), "why": why, "cells": cells}
         )
     head = [{"label": arm_label(arm), "colour": arm_colour(arm)} for arm in arms]
     return {"arms": head, "rows": lines}
-
-
-def _cell(metric, value):
-    return signed(metric, value) if metric.endswith("_error_ml") else format_value(metric, value)

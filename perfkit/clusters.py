@@ -76,9 +76,8 @@ def mouridsen(
         rows = rows[rough <= np.percentile(rough, roughness)]
     first, last = (int(series.onset / series.dt) + round(edge / series.dt) for edge in window)
     first = min(max(0, first), series.first_pass.shape[1] - 3)
-    compared = series.first_pass[rows, first : max(last, first + 2) + 1] / series.area[rows, None].astype(
-        float
-    )
+    areas = series.area[rows, None].astype(float)
+    compared = series.first_pass[rows, first : max(last, first + 2) + 1] / areas
     inside = np.arange(len(rows))
     for _ in range(2):
         inside = inside[_earliest_cluster(compared[inside], clusters)]

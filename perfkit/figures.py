@@ -59,6 +59,8 @@ __all__ = [
     "volume_scatter",
 ]
 
+STROKE_WINDOW = (20, 60)  # HU; our choice: level and width 40, narrower than a brain window, as for infarcts
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSlice:
@@ -101,7 +103,7 @@ def case_slice(case, background, core, rcbf, predicted, *, brain=None, z=None, *
     )
 
 
-def fig2(slices, *, rcbf_range=(0, 1.5), background_range=(20, 60)):
+def fig2(slices, *, rcbf_range=(0, 1.5), background_range=STROKE_WINDOW):
     """Show, scan by scan, the ground truth and the rCBF map of each arm with both core contours.
 
     Paper: Fig. 2.
@@ -110,7 +112,7 @@ def fig2(slices, *, rcbf_range=(0, 1.5), background_range=(20, 60)):
     ----------
     slices : a `CaseSlice` or several; one row of panels each.
     rcbf_range : the same colours for all arms; healthy tissue is 1.
-    background_range : HU window of the ground-truth panel; default the one stroke is read with.
+    background_range : HU window of the ground-truth panel; default ``STROKE_WINDOW``.
     """
     slices = [slices] if isinstance(slices, CaseSlice) else list(slices)
     arms = ordered_arms(arm for row in slices for arm in row.rcbf)

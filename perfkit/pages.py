@@ -13,7 +13,17 @@ def template(name: str):
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    return Environment(loader=PackageLoader("perfkit"), **options).get_template(name)
+    environment = Environment(loader=PackageLoader("perfkit"), **options)
+    environment.filters["unbroken"] = unbroken
+    return environment.get_template(name)
+
+
+def unbroken(sentence: str) -> str:
+    """Keep what belongs together on one line: "p = .03", "95 %", "t-test"."""
+    pairs = {"p = ": "p\u00a0=\u00a0", "p < ": "p\u00a0<\u00a0", " %": "\u00a0%", "t-test": "t\u2011test"}
+    for loose, tight in pairs.items():
+        sentence = sentence.replace(loose, tight)
+    return sentence
 
 
 def write(path, text: str) -> Path:

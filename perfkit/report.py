@@ -143,9 +143,7 @@ def write_report(
     introduce(present)
     reference = reference if reference in present else present[0]
     tests = paired_tests(rows, reference, matrix=matrices[0], metrics=_tested(rows))
-    by_patient = None
-    if patients is not None and reference in set(patients.loc[patients["matrix"] == matrices[0], "arm"]):
-        by_patient = tests_of_patients(patients, reference, matrices[0])
+    by_patient = None if patients is None else tests_of_patients(patients, reference, matrices[0])
     tables = [(matrix, table1_rows(scores, matrix, pooled.get(matrix))) for matrix in matrices]
     failed = [entry if isinstance(entry, str) else ": ".join(map(str, entry)) for entry in failures]
     drawn = dict(figures or {})

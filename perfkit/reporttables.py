@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from .agreement import icc21_interval, lins_ccc
-from .blandaltman import bland_altman
+from .blandaltman import bland_altman, patients_with_several
 from .drawing import arm_colour, arm_label
 from .eligibility import eligibility_table
 from .mixedmodel import mixed_model
@@ -61,10 +61,10 @@ def statistics(scores, patients, reference: str, matrix: str, seed: int = 0, tes
     -------
     tables, as the module says; without a column that a table needs, a table without rows that says so
     """
-    if reference not in set(patients.loc[patients["matrix"] == matrix, "arm"]):
-        return []
     if tests is None:
         tests = tests_of_patients(patients, reference, matrix, seed)
+    if tests is None:
+        return []
     rows = scores[scores["matrix"] == matrix]
     needed = ("volume_ml", "reference_volume_ml")
     return [
@@ -87,7 +87,13 @@ def tests_of_patients(patients, reference: str, matrix: str, seed: int = 0):
     Parameters
     ----------
     patients, reference, matrix, seed : as for ``statistics``.
+
+    Returns
+    -------
+    DataFrame; None where no patient has the reference.
     """
+    if reference not in set(patients.loc[patients["matrix"] == matrix, "arm"]):
+        return None
     return patient_tests(patients, reference, matrix=matrix, metrics=TESTED, seed=seed)
 
 
@@ -248,7 +254,7 @@ def agreement_table(rows, seed: int = 0) -> dict:
 def _agreement_cells(pairs, seed):
     """Cells of one arm, and the notes of its three measures, each once."""
     x, y = pairs["volume_ml"], pairs["reference_volume_ml"]
-    options = {"patients": pairs["patient"] if pairs["patient"].duplicated().any() else None, "seed": seed}
+    options = {"patients": patients_with_several(pairs["patient"]), "seed": seed}
     limits = bland_altman(x, y, **options)
     icc, ccc = (measure(x, y, **options) for measure in (icc21_interval, lins_ccc))
     cells = [

@@ -84,6 +84,18 @@ def read_facts(path: Path) -> dict:
     return found | {"reference": found["reference"] or "expert"}
 
 
+def read_figure(path: Path):
+    """Read a plotly figure from its JSON.
+
+    Raises
+    ------
+    ValueError : it is none.
+    """
+    import plotly.io
+
+    return _read(path, plotly.io.read_json)
+
+
 def _texts(values):
     return all(isinstance(value, str) for value in values)
 

@@ -284,7 +284,7 @@ def assemble_report(folder, *, pictures=()) -> Path:
                 f"Run `perfkit study --out {folder}`, or notebook 04 with out={folder}."
             )
     facts = runfolder.read_facts(folder / "metrics.json")
-    figures = {p.stem: _figure(p) for p in sorted((folder / "figures").glob("*.json"))}
+    figures = {p.stem: runfolder.read_figure(p) for p in sorted((folder / "figures").glob("*.json"))}
     found = [
         (p, p.stem.replace("_", " ")) for name in NOTEBOOKS for p in sorted(folder.glob(f"{name}*.ipynb"))
     ]
@@ -298,12 +298,3 @@ def assemble_report(folder, *, pictures=()) -> Path:
         notebooks=found,
         pictures=pictures,
     )
-
-
-def _figure(path):
-    import plotly.io
-
-    try:
-        return plotly.io.read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Run notebook 04 again; it writes it anew.") from None

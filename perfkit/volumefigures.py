@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .blandaltman import bland_altman
+from .blandaltman import bland_altman, patients_with_several
 from .drawing import QUIET_COLOUR, panels, plot_label
 from .eligibility import RULES
 from .figureparts import INK, PALE, SMALL, arm_styles, empty_figure, grid, rows_to_draw, wash
@@ -107,7 +107,7 @@ def _finish(figure, height, top=60):
 def _agreement(rows):
     if len(rows) < 2:
         return None
-    patients = rows["patient"] if rows["patient"].nunique() < len(rows) else None
+    patients = patients_with_several(rows["patient"])
     return bland_altman(rows["volume_ml"], rows["reference_volume_ml"], patients=patients)
 
 

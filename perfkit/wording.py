@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from . import paper
+from .blandaltman import patients_with_several
 from .comparison import (
     METRICS,
     bland_altman,
@@ -50,7 +51,7 @@ def volume_sentences(rows) -> list[str]:
         if len(pairs) < 2:
             sentences.append(f"{arm_label(arm)}: {count(len(pairs), 'scan')} with volumes, no limits.")
             continue
-        groups = pairs["patient"] if pairs["patient"].duplicated().any() else None
+        groups = patients_with_several(pairs["patient"])
         found = bland_altman(pairs["volume_ml"], pairs["reference_volume_ml"], patients=groups)
         low, high = (signed("volume_ml", limit) for limit in (found.bias_low, found.bias_high))
         size = "larger" if found.bias > 0 else "smaller"
@@ -213,6 +214,11 @@ def signed(metric, value) -> str:
     if text == "–" or not float(text):
         return text
     return f"−{text}" if value < 0 else f"+{text}"
+
+
+def cell(metric, value) -> str:
+    """Write a value for a table of cases: an error with its sign, all else plain."""
+    return signed(metric, value) if metric.endswith("_error_ml") else format_value(metric, value)
 
 
 def owner(arm) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from synthetic import synthetic_curves, synthetic_patients, synthetic_scores
 
-from perfkit import drawing, figures, headline, report, wording
+from perfkit import drawing, figures, headline, pages, report, wording
 from perfkit.comparison import patient_tests
 from perfkit.report import write_report
 
@@ -303,6 +303,11 @@ def test_volumes_are_said_with_bias_and_limits():
     (sentence,) = wording.volume_sentences(scores)
     assert "on average 2.0 ml larger than the ground truth (95 % CI −0.5 to +4.5)" in sentence
     assert "between 0.0 and +4.0 ml (3 scans)" in sentence
+
+
+def test_a_number_stays_on_the_line_of_its_name():
+    tight = pages.unbroken("p = .03, p < .001, 95 %; t-test")
+    assert tight == "p\u00a0=\u00a0.03, p\u00a0<\u00a0.001, 95\u00a0%; t\u2011test"
 
 
 def test_software_versions_name_what_computed():
