@@ -11,12 +11,18 @@ import math
 import os
 import zlib
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 SUFFIXES = (".nii.gz", ".nii")
 _GZIP_MAGIC = b"\x1f\x8b"
+_GZIP = 31  # wbits of zlib: a gzip member, its checksum and length included
+_BLOCK = 1 << 18  # bytes; our choice: unpacked, they stay in the processor's cache
+_DEFLATE_MOST = 1032  # no byte of a deflate stream gives more
+_LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _SECONDS = {0: None, 8: 1.0, 16: 1e-3, 24: 1e-6}  # xyzt_units & 0x38: unknown, s, ms, µs
 _NARROWER = {np.dtype(wide): narrow for wide, narrow in (("?", "u1"), ("i8", "i4"), ("f8", "f4"))}
 _SHORTEST, _LONGEST = 0.05, 60.0  # s; our choice: frame intervals beyond these are wrong units
@@ -123,8 +129,8 @@ def read_header(path: str | Path) -> Header:
         try:
             if _is_gz(path):
                 with gzip.open(file) as unpacked:
-                    return _parsed(unpacked.read(540), path)
-            header = _parsed(file.read(540), path)
+                    return _parsed(unpacked.read(_LONGEST_HEADER), path)
+            header = _parsed(file.read(_LONGEST_HEADER), path)
         except (EOFError, zlib.error, gzip.BadGzipFile) as damage:
             raise _damaged(path, damage) from None
     if path.stat().st_size < header.n_bytes:
@@ -147,15 +153,17 @@ def read(path: str | Path):
     """
     path = Path(path)
     with _opened(path) as file:
-        content = file.read()
-    if _is_gz(path):
-        content = _unpacked(content, path)
-    header = _parsed(content[:540], path)
-    if len(content) < header.n_bytes:
-        raise _too_short(header, len(content))
+        blocks = _unpacked(file, path) if _is_gz(path) else iter(partial(file.read, _BLOCK), b"")
+        start = b""
+        while len(start) < _LONGEST_HEADER and (block := next(blocks, b"")):
+            start += block
+        header = _parsed(start[:_LONGEST_HEADER], path)
+        most = path.stat().st_size * (_DEFLATE_MOST if _is_gz(path) else 1)
+        content = _filled(header, chain([start], blocks), most)
     data = np.frombuffer(content, header.dtype, math.prod(header.shape), header.offset)
     if (header.slope, header.inter) == (1.0, 0.0):
-        data = data.astype(header.dtype.newbyteorder("="))  # a copy, so that it can be written to
+        native = header.dtype.newbyteorder("=")
+        data = data if data.flags.aligned and data.dtype == native else data.astype(native)
     else:
         data = data.astype(np.float32)
         data *= np.float32(header.slope)
@@ -230,11 +238,36 @@ def _opened(path: Path):
     return file
 
 
-def _unpacked(content: bytes, path: Path) -> bytes:
+def _unpacked(file, path: Path):
+    """Yield the bytes of all members of a gzip file, block by block; each member's checksum is checked."""
+    packed, member = b"", zlib.decompressobj(_GZIP)
     try:
-        return gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as damage:
+        while packed or (packed := file.read(_BLOCK)):
+            if member.eof:
+                packed = packed.lstrip(b"\0")  # some writers pad
+                if not packed:
+                    continue
+                member = zlib.decompressobj(_GZIP)
+            if block := member.decompress(packed):
+                yield block
+            packed = member.unused_data
+    except zlib.error as damage:
         raise _damaged(path, damage) from None
+    if not member.eof:
+        raise _damaged(path, "it ends before its last block")
+
+
+def _filled(header: Header, blocks, most: int):
+    """Put blocks of bytes where the values will stay, so that a large series is written to memory once."""
+    # A header that promises more bytes than there can be gets no memory for them.
+    content, n = np.empty(header.n_bytes if header.n_bytes <= most else 0, np.uint8), 0
+    for block in blocks:  # to the end, for the checksum
+        place = content[n : n + len(block)]
+        place[:] = np.frombuffer(block, np.uint8, len(place))
+        n += len(block)
+    if n < header.n_bytes:
+        raise _too_short(header, n)
+    return content
 
 
 def _damaged(path: Path, damage: Exception) -> ValueError:

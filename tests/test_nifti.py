@@ -1,6 +1,7 @@
 """NIfTI files: what is read is what nibabel wrote, and damage never passes for data."""
 
 import gzip
+import tracemalloc
 
 import layouts
 import nibabel
@@ -188,11 +189,55 @@ def test_no_flipped_bit_of_a_gz_passes_for_data(tmp_path_factory, at, bit):
     np.testing.assert_array_equal(read, data)  # name and time in the gzip header do not matter
 
 
-def test_members_of_a_gz_are_joined(tmp_path):
+@pytest.mark.parametrize("padding", [b"", b"\0", b"\0" * 600])
+@pytest.mark.parametrize("block", [7, 600, 1 << 18])
+def test_members_of_a_gz_are_joined_however_they_meet_the_blocks(tmp_path, monkeypatch, block, padding):
     path, content = whole(tmp_path, "a.nii")
+    expected = nifti.read(path)[0]
+    parts = [content[:1], content[1:700], b"", content[700:]]
     joined = tmp_path / "b.nii.gz"
-    joined.write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
-    np.testing.assert_array_equal(nifti.read(joined)[0], nifti.read(path)[0])
+    joined.write_bytes(b"".join(gzip.compress(part) + padding for part in parts))
+    monkeypatch.setattr(nifti, "_BLOCK", block)
+    np.testing.assert_array_equal(nifti.read(joined)[0], expected)
+    np.testing.assert_array_equal(nifti.read(path)[0], expected)
+
+
+@pytest.mark.parametrize("tail", [b"hello", gzip.compress(b"more")[:-3]])
+def test_what_follows_the_members_of_a_gz_must_be_one(tmp_path, tail):
+    path, content = whole(tmp_path, "a.nii.gz")
+    path.write_bytes(content + tail)
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        nifti.read(path)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_header_that_promises_what_cannot_be_takes_no_memory(tmp_path, name):
+    plain, _ = whole(tmp_path, "plain.nii")
+    layouts.spoil(plain, lambda header: header.__setitem__("dim", [4, 30000, 30000, 300, 60, 1, 1, 1]))
+    path, content = tmp_path / name, plain.read_bytes()
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"promises .* holds {len(content)}: it is truncated"):
+            nifti.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("offset", [352, 353, 360])
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<f4", "u1", "<f8"])
+def test_values_can_be_written_to_wherever_they_begin(tmp_path, dtype, offset):
+    values = (np.arange(60) % 50).reshape(3, 4, 5).astype(dtype)
+    header = nibabel.Nifti1Header(endianness=">" if dtype.startswith(">") else "<")
+    header.set_data_shape(values.shape)
+    header.set_data_dtype(values.dtype)
+    header["magic"], header["vox_offset"] = b"n+1", offset
+    path = tmp_path / "a.nii"
+    path.write_bytes(header.binaryblock.ljust(offset, b"\0") + values.tobytes("F"))
+    data, _ = nifti.read(path)
+    np.testing.assert_array_equal(data, values)
+    assert data.flags.writeable and data.flags.aligned and data.dtype.isnative
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
