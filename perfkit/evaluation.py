@@ -17,16 +17,9 @@ from perfkit import paper, parallel
 from perfkit.arms import rcbf_map, relative_maps
 from perfkit.deconvolution import MATRICES
 from perfkit.maps import TMAX_THRESHOLD, core_mask
-from perfkit.metrics import (
-    dice,
-    jaccard,
-    roc_auc,
-    sensitivity,
-    specificity,
-    surface_metrics_mm,
-    volume_ml,
-)
+from perfkit.metrics import Surface, dice, jaccard, sensitivity, specificity, volume_ml
 from perfkit.preprocessing import Prepared
+from perfkit.ranking import Ranking
 
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 101)  # our choice: where ROC curves are read, by 1 %
 THRESHOLDS = np.round(np.arange(0.02, 1.201, 0.02), 2)  # our choice: rCBF cut-offs from none to healthy
@@ -55,31 +48,66 @@ def score(prepared: Prepared, rcbf, threshold: float = paper.RCBF_THRESHOLD) -> 
     Voxels of the mask outside the brain are not counted, neither for nor against. The policy for empty
     masks stands in ``perfkit.metrics``.
     """
+    return _scored(prepared, rcbf, threshold, *_reference(prepared))[0]
+
+
+def _reference(prepared):
+    """The core inside the brain, and its surface: for all maps of a scan the same."""
     core = prepared.core & prepared.brain
+    return core, Surface(core, prepared.spacing)
+
+
+def _scored(prepared, rcbf, threshold, core, surface):
+    """What ``score`` returns, and the Slab."""
     predicted = core_mask(rcbf, prepared.brain, threshold)
-    inside = overlap(core[prepared.brain], predicted[prepared.brain], rcbf[prepared.brain])
+    slab = Slab.of(core[prepared.brain], rcbf[prepared.brain], threshold)
     volume, reference = (volume_ml(mask, prepared.spacing) for mask in (predicted, core))
-    return (
-        inside
-        | surface_metrics_mm(core, predicted, prepared.spacing)
+    row = (
+        overlap(slab)
+        | surface.metrics_mm(Surface(predicted, prepared.spacing))
         | {
             "volume_ml": volume,
             "reference_volume_ml": reference,
             "volume_error_ml": volume - reference,
         }
     )
+    return row, slab
 
 
-def overlap(core, predicted, rcbf) -> dict:
-    """Measure what needs no geometry: ROC AUC, Dice, Jaccard, sensitivity and specificity.
+@dataclass(frozen=True, eq=False)
+class Slab:
+    """Voxels of the brain, of one slab or of several joined.
 
-    Parameters
+    Attributes
     ----------
-    core, predicted : (voxels,) bool, of the brain
-    rcbf : (voxels,)
+    core, predicted : (voxels,) bool
+    ranking : Ranking of −rCBF
     """
+
+    core: np.ndarray
+    predicted: np.ndarray
+    ranking: Ranking
+
+    @classmethod
+    def of(cls, core, rcbf, threshold: float = paper.RCBF_THRESHOLD) -> Slab:
+        """Threshold and rank rCBF (voxels,)."""
+        return cls(core, rcbf < threshold, Ranking.of(core, -rcbf))
+
+    @classmethod
+    def joined(cls, slabs: Iterable[Slab]) -> Slab:
+        """Count the voxels of several slabs as those of one."""
+        slabs = list(slabs)
+        core, predicted = (
+            np.concatenate([getattr(s, name) for s in slabs]) for name in ("core", "predicted")
+        )
+        return cls(core, predicted, Ranking.joined(s.ranking for s in slabs))
+
+
+def overlap(slab: Slab) -> dict:
+    """Measure what needs no geometry: ROC AUC, Dice, Jaccard, sensitivity and specificity."""
+    core, predicted = slab.core, slab.predicted
     return {
-        "roc_auc": roc_auc(core, -rcbf),
+        "roc_auc": slab.ranking.auc(),
         "dice": dice(core, predicted),
         "jaccard": jaccard(core, predicted),
         "sensitivity": sensitivity(core, predicted),
@@ -139,29 +167,29 @@ def evaluate(
 
     matrices = list(matrices)
     rows, failures = [], {}
-    voxels: dict = {}
+    slabs: dict = {}
     known = {case: scan for case, scan in prepared.items() if scan.core is not None}
 
     def measured(case):
         return list(_of_scan(case, known[case], aifs, matrices, lambda_rel, threshold))
 
     for case, found in zip(known, parallel.each(measured, known), strict=True):
-        for arm, matrix, row, rcbf in found:
+        for arm, matrix, row, slab in found:
             if isinstance(row, str):
                 failures[case, arm] = row
                 continue
-            scan = known[case]
-            rows.append({"case": case, "patient": scan.patient, "arm": arm, "matrix": matrix} | row)
-            held = (scan.core[scan.brain], rcbf)
-            voxels.setdefault((matrix, arm), {}).setdefault(scan.patient, []).append(held)
+            patient = known[case].patient
+            rows.append({"case": case, "patient": patient, "arm": arm, "matrix": matrix} | row)
+            slabs.setdefault((matrix, arm), {}).setdefault(patient, []).append(slab)
         if tell:
             tell(case)
     scores = pd.DataFrame(rows)
-    return Evaluation(scores, _pooled(voxels), failures, *_by_patient(scores, voxels, threshold))
+    return Evaluation(scores, _pooled(slabs), failures, *_by_patient(scores, slabs))
 
 
 def _of_scan(case, scan, aifs, matrices, lambda_rel, threshold):
-    """Yield arm, matrix, what was measured or why nothing was, and rCBF of the brain's voxels."""
+    """Yield arm, matrix, what was measured or why nothing was, and the Slab."""
+    reference = _reference(scan)
     for arm, curves in aifs.items():
         if case not in curves:
             yield arm, "", f"{case} has no AIF of this arm.", None
@@ -173,32 +201,32 @@ def _of_scan(case, scan, aifs, matrices, lambda_rel, threshold):
                 yield arm, matrix, str(error), None
                 continue
             late = volume_ml(scan.tissue & (tmax > TMAX_THRESHOLD), scan.spacing)
-            yield arm, matrix, score(scan, rcbf, threshold) | {"hypoperfusion_ml": late}, rcbf[scan.brain]
+            row, slab = _scored(scan, rcbf, threshold, *reference)
+            yield arm, matrix, row | {"hypoperfusion_ml": late}, slab
 
 
-def _pooled(voxels):
+def _pooled(slabs):
+    def auc(patients):
+        return Ranking.joined(slab.ranking for held in patients.values() for slab in held).auc()
+
     pooled: dict = {}
-    for (matrix, arm), patients in voxels.items():
-        truth, values = _joined(held for slabs in patients.values() for held in slabs)
-        pooled.setdefault(matrix, {})[arm] = roc_auc(truth, -values)
+    for (matrix, arm), value in zip(slabs, parallel.each(auc, slabs.values()), strict=True):
+        pooled.setdefault(matrix, {})[arm] = value
     return pooled
 
 
-def _joined(slabs):
-    return tuple(np.concatenate(part) for part in zip(*slabs, strict=True))
-
-
-def _by_patient(scores, voxels, threshold):
+def _by_patient(scores, slabs):
     """Join the slabs of each patient; return the table of patients, of ROC and of threshold curves."""
     import pandas as pd
 
-    def measured(slabs):
-        core, rcbf = _joined(slabs)
-        return overlap(core, rcbf < threshold, rcbf), roc_curve(core, rcbf), threshold_curve(core, rcbf)
+    def measured(held):
+        slab = Slab.joined(held)
+        ranking = slab.ranking  # of −rCBF, so that core is above a cut-off
+        return overlap(slab), ranking.roc(FALSE_POSITIVE_RATES), ranking.dice(-THRESHOLDS)
 
     rows, roc, cut = [], [], []
     by_name = dict(iter(scores.groupby(["matrix", "arm", "patient"], sort=False))) if len(scores) else {}
-    held = {(*key, patient): slabs for key, found in voxels.items() for patient, slabs in found.items()}
+    held = {(*key, patient): of_one for key, found in slabs.items() for patient, of_one in found.items()}
     curves = parallel.each(measured, held.values())
     for (matrix, arm, patient), (merged, tpr, values) in zip(held, curves, strict=True):
         names = {"patient": patient, "arm": arm, "matrix": matrix}
@@ -208,47 +236,6 @@ def _by_patient(scores, voxels, threshold):
         roc.append(pd.DataFrame(names | {"fpr": FALSE_POSITIVE_RATES, "tpr": tpr}))
         cut.append(pd.DataFrame(names | {"threshold": THRESHOLDS, "dice": values}))
     return pd.DataFrame(rows), *(pd.concat(part, ignore_index=True) if part else None for part in (roc, cut))
-
-
-def roc_curve(core, rcbf, rates=FALSE_POSITIVE_RATES):
-    """Read the ROC curve of −rCBF at given false positive rates, for averaging over patients.
-
-    Parameters
-    ----------
-    core : (voxels,) bool
-    rcbf : (voxels,)
-    rates : (n,), rising, 0…1
-
-    Returns
-    -------
-    (n,), the highest sensitivity at each rate (Fawcett 2006, vertical averaging); NaN without both classes
-    """
-    from sklearn.metrics import roc_curve as curve_of
-
-    if core.all() or not core.any():
-        return np.full(len(rates), np.nan)
-    false, true, _ = curve_of(core, -rcbf)
-    last = np.append(np.diff(false) > 0, True)  # of a vertical step its top
-    return np.interp(rates, false[last], true[last])
-
-
-def threshold_curve(core, rcbf, thresholds=THRESHOLDS):
-    """Compute the Dice coefficient of {rCBF < threshold} for many thresholds at once.
-
-    Parameters
-    ----------
-    core : (voxels,) bool
-    rcbf : (voxels,)
-    thresholds : (n,)
-
-    Returns
-    -------
-    (n,); 1 where both masks are empty
-    """
-    inside = np.searchsorted(np.sort(rcbf[core]), thresholds, side="left")
-    outside = np.searchsorted(np.sort(rcbf[~core]), thresholds, side="left")
-    total = 2 * inside + outside + (np.count_nonzero(core) - inside)
-    return np.divide(2.0 * inside, total, out=np.ones(len(thresholds)), where=total > 0)
 
 
 def join(parts: Iterable[Evaluation]) -> Evaluation:

@@ -8,8 +8,12 @@ ROC AUC where the reference has one class only.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_erosion
+
+from perfkit.ranking import Ranking
 
 
 def roc_auc(core, score) -> float:
@@ -33,17 +37,7 @@ def roc_auc(core, score) -> float:
     _same_shape(core, score, "core", "score")
     if score.dtype.kind not in "fiub":
         raise TypeError(f"Scores must be real numbers: values of type {score.dtype} came. Try -rcbf.")
-    if np.issubdtype(score.dtype, np.floating) and np.isnan(score).any():
-        raise ValueError(
-            f"Scores must be numbers: {int(np.isnan(score).sum())} of {score.size} are NaN. "
-            "Leave voxels outside the brain out, or give them the lowest score."
-        )
-    inside, outside = np.sort(score[core]), np.sort(score[~core])
-    if not (inside.size and outside.size):
-        return float("nan")
-    below = np.searchsorted(outside, inside, side="left").sum(dtype=np.int64)
-    not_above = np.searchsorted(outside, inside, side="right").sum(dtype=np.int64)
-    return float((below + not_above) / (2 * inside.size * outside.size))
+    return Ranking.of(core, score).auc()
 
 
 def dice(a, b) -> float:
@@ -147,8 +141,8 @@ def surface_metrics_mm(a, b, spacing) -> dict[str, float]:
     ----------
     a, b, spacing : as for ``hausdorff95_mm`` and ``assd_mm``.
     """
-    distances = surface_distances_mm(a, b, spacing)
-    return {"hd95_mm": _hausdorff95(*distances), "assd_mm": _assd(*distances)}
+    a, b = _pair(a, b)
+    return Surface(a, spacing).metrics_mm(Surface(b, spacing))
 
 
 def surface_distances_mm(a, b, spacing):
@@ -165,15 +159,70 @@ def surface_distances_mm(a, b, spacing):
     from_b : (surface voxels of b,), mm, inf where a is empty
     """
     a, b = _pair(a, b)
-    if not 1 <= a.ndim <= 3:
-        raise ValueError(f"Masks must have one to three axes: shape {a.shape} came. Drop the extra axes.")
-    spacing = _spacing(spacing, a.ndim)
-    if not (a.any() and b.any()):
-        return np.full(np.count_nonzero(_surface(a)), np.inf), np.full(np.count_nonzero(_surface(b)), np.inf)
-    box = _bounding_box(a | b)
-    surface_a, surface_b = _surface(a[box]), _surface(b[box])
-    from_a = distance_transform_edt(~surface_b, sampling=spacing)[surface_a]
-    return from_a, distance_transform_edt(~surface_a, sampling=spacing)[surface_b]
+    return Surface(a, spacing).distances_mm(Surface(b, spacing))
+
+
+class Surface:
+    """The surface voxels of a mask; a reference that many masks are measured against is searched once.
+
+    Parameters
+    ----------
+    mask : (X,), (X, Y) or (X, Y, Z), bool or 0/1.
+    spacing : as many numbers as axes, mm.
+
+    Attributes
+    ----------
+    points : (n, axes), mm, of the surface voxels from the array's first one.
+    """
+
+    def __init__(self, mask, spacing):
+        mask = _binary(mask, "mask")
+        if not 1 <= mask.ndim <= 3:
+            raise ValueError(
+                f"Masks must have one to three axes: shape {mask.shape} came. Drop the extra axes."
+            )
+        spacing = _spacing(spacing, mask.ndim)
+        box = _bounding_box(mask)
+        inside = mask[box]
+        surface = inside & ~binary_erosion(inside, border_value=0)
+        self.points = (np.argwhere(surface) + [side.start for side in box]) * spacing
+
+    @cached_property
+    def tree(self):
+        """KDTree of the points."""
+        from scipy.spatial import KDTree  # a tenth of a second
+
+        return KDTree(self.points, balanced_tree=False, compact_nodes=False)
+
+    def distances_mm(self, other: Surface):
+        """Measure the distance of each surface voxel of one mask to the other's surface, both ways.
+
+        Parameters
+        ----------
+        other : on the same grid.
+
+        Returns
+        -------
+        from_self : (n,), mm, inf where the other is empty
+        from_other : (m,), mm, inf where this one is empty
+        """
+        return _nearest(self, other), _nearest(other, self)
+
+    def metrics_mm(self, other: Surface) -> dict[str, float]:
+        """Return ``hd95_mm`` and ``assd_mm``.
+
+        Parameters
+        ----------
+        other : on the same grid.
+        """
+        distances = self.distances_mm(other)
+        return {"hd95_mm": _hausdorff95(*distances), "assd_mm": _assd(*distances)}
+
+
+def _nearest(from_surface, to_surface):
+    if not len(to_surface.points):
+        return np.full(len(from_surface.points), np.inf)
+    return to_surface.tree.query(from_surface.points)[0]
 
 
 def volume_ml(mask, spacing) -> float:
@@ -205,14 +254,9 @@ def _assd(from_a, from_b):
     return float(np.concatenate([from_a, from_b]).mean())
 
 
-def _surface(mask):
-    return mask & ~binary_erosion(mask, border_value=0)
-
-
 def _bounding_box(mask):
-    axes = range(mask.ndim)
-    hits = (np.flatnonzero(mask.any(axis=tuple(j for j in axes if j != i))) for i in axes)
-    return tuple(slice(int(h[0]), int(h[-1]) + 1) for h in hits)
+    found = np.unravel_index(np.flatnonzero(mask), mask.shape)
+    return tuple(slice(int(at.min()), int(at.max()) + 1) if at.size else slice(0, 0) for at in found)
 
 
 def _pair(a, b, names=("a", "b")):

@@ -171,7 +171,9 @@ def _compared(scan, changed, find, before, options, threshold) -> dict:
     if scan.core is None:
         return row
     core = scan.core[scan.brain]
-    old, new = (evaluation.overlap(core, r[scan.brain] < threshold, r[scan.brain]) for r in (before, after))
+    old, new = (
+        evaluation.overlap(evaluation.Slab.of(core, rcbf[scan.brain], threshold)) for rcbf in (before, after)
+    )
     for metric in ("dice", "roc_auc"):
         row |= {metric: new[metric], f"{metric}_before": old[metric]}
         row[f"{metric}_change"] = new[metric] - old[metric]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import jaccard_score, roc_auc_score
+from sklearn.metrics import f1_score, jaccard_score, roc_auc_score, roc_curve
 from synthetic import synthetic_scores
 
 from perfkit import arms, evaluation
@@ -229,12 +229,30 @@ def test_curves_of_a_patient_agree_with_its_numbers(two_slabs, curves):
 def test_roc_and_threshold_curves_by_hand():
     core = np.array([True, True, False, False, False])
     rcbf = np.array([0.1, 0.3, 0.2, 0.5, 0.9])
-    rates = np.array([0, 1 / 3, 2 / 3, 1])
-    assert evaluation.roc_curve(core, rcbf, rates) == pytest.approx([0.5, 1, 1, 1])
-    assert np.isnan(evaluation.roc_curve(core & False, rcbf, rates)).all()
-    dice = evaluation.threshold_curve(core, rcbf, [0.1, 0.15, 0.25, 0.31, 1.0])
+    slab = evaluation.Slab.of(core, rcbf, 0.25)
+    assert slab.ranking.roc([0, 1 / 3, 2 / 3, 1]) == pytest.approx([0.5, 1, 1, 1])
+    dice = slab.ranking.dice(-np.array([0.1, 0.15, 0.25, 0.31, 1.0]))
     assert dice == pytest.approx([0, 2 / 3, 2 / 4, 4 / 5, 4 / 7])  # rCBF equal to the threshold is no core
-    assert evaluation.threshold_curve(core & False, rcbf, [0.05, 0.2]) == pytest.approx([1, 0])
+    assert evaluation.overlap(slab) == pytest.approx(
+        {"roc_auc": 5 / 6, "dice": 2 / 4, "jaccard": 1 / 3, "sensitivity": 1 / 2, "specificity": 2 / 3}
+    )
+
+
+def test_curves_of_a_patient_are_those_of_scikit_learn(two_slabs, curves):
+    found = evaluation.evaluate(two_slabs, {"expert": curves["expert"]}, matrices=("circulant",))
+    core, rcbf = [], []
+    for name in list(two_slabs)[:2]:
+        scan = two_slabs[name]
+        core.append(scan.core[scan.brain])
+        rcbf.append(arms.rcbf_map(scan, curves["expert"][name])[scan.brain])
+    core, rcbf = np.concatenate(core), np.concatenate(rcbf)
+    false, true, _ = roc_curve(core, -rcbf, drop_intermediate=False)
+    top = np.append(np.diff(false) > 0, True)
+    roc = found.roc[found.roc["patient"] == "p"]
+    np.testing.assert_allclose(roc["tpr"], np.interp(roc["fpr"], false[top], true[top]), atol=1e-9)
+    cut = found.thresholds[found.thresholds["patient"] == "p"]
+    expected = [f1_score(core, rcbf < value) for value in cut["threshold"]]
+    np.testing.assert_allclose(cut["dice"], expected)
 
 
 def test_a_patient_without_any_core_has_curves_that_say_so(two_slabs, curves):

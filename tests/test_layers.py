@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "perfkit"
 LAYERS = [
     "__init__ paper parallel paths arrays checks nifti gamma brain midline drawing tables durable"
     " installer resample resampling scoretables archives notebookparameters privatekernel resources"
-    " timing dicomheaders tensors",
+    " timing dicomheaders tensors ranking",
     "case clock curves masks operators readout corerule metrics annotations picktables bootstrap"
     " volumes patients unseen sidecars foundfiles anatomy recipe forward lesion scanner layout overlays"
     " agreement figureparts mapfiles meancurves export pages pictures resuming dicomtimes runfolder",

@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from sklearn.metrics import recall_score, roc_auc_score
 
 from perfkit.metrics import (
+    Surface,
     assd_mm,
     dice,
     hausdorff95_mm,
@@ -116,6 +118,31 @@ def test_hausdorff_equals_all_pairs(shape, seed):
     found = [np.sort(distances) for distances in surface_distances_mm(a, b, spacing)]
     for ours, theirs in zip(found, (from_a, from_b), strict=True):
         np.testing.assert_allclose(ours, np.sort(theirs))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_surface_kept_for_many_masks_measures_what_the_masks_do(seed):
+    rng = np.random.default_rng(seed)
+    masks, spacing = rng.random((4, 20, 16, 3)) < 0.2, (0.9, 0.8, 5.0)
+    masks[2] = False
+    kept = Surface(masks[0], spacing)
+    for mask in masks:
+        assert kept.metrics_mm(Surface(mask, spacing)) == pytest.approx(
+            surface_metrics_mm(masks[0], mask, spacing), nan_ok=True
+        )
+    assert len(Surface(masks[2], spacing).points) == 0
+    np.testing.assert_allclose(Surface(np.ones(3), (2.0,)).points, [[0], [4]])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_surfaces_are_as_far_apart_as_scipys_distance_transform_says(seed):
+    rng = np.random.default_rng(seed)
+    a, b = ndimage.gaussian_filter(rng.normal(size=(2, 64, 48, 5)), (0, 4, 4, 0)) > 0.03
+    spacing = (0.9, 0.86, 6.0)
+    for one, other, distances in zip((a, b), (b, a), surface_distances_mm(a, b, spacing), strict=True):
+        surface_of_one, surface = (m & ~ndimage.binary_erosion(m) for m in (one, other))
+        expected = ndimage.distance_transform_edt(~surface, sampling=spacing)[surface_of_one]
+        np.testing.assert_allclose(distances, expected)
 
 
 def test_hausdorff_is_symmetric_zero_on_equals_and_scales_with_spacing():
