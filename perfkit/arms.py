@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfkit import annotations, paper
+from perfkit import annotations, paper, parallel
 from perfkit.aif import METHODS, brain_mean_aif, expert_aif, judged, select_aif
 from perfkit.maps import perfusion_maps, relative_cbf
 from perfkit.preprocessing import Prepared
@@ -43,29 +43,38 @@ def arm_inputs(
     if method not in METHODS:
         raise ValueError(f"The automatic AIF is found by one of {', '.join(METHODS)}: {method!r} came.")
     finders = {
-        "expert": lambda p: _expert(p, picks, cohort),
-        "automatic": lambda p: select_aif(p, method),
-        "brain_mean": brain_mean_aif,
+        "expert": lambda scan, mean: judged(_expert(scan, picks, cohort), mean.curve),
+        "automatic": lambda scan, mean: select_aif(scan, method),
+        "brain_mean": lambda scan, mean: mean,
     }
-    inputs: dict = {arm: {} for arm in finders}
-    failures = {}
-    for case, scan in prepared.items():
+
+    def found(case):
+        held, mean = {}, brain_mean_aif(prepared[case])
         for arm, find in finders.items():
             try:
-                inputs[arm][case] = find(scan)
+                held[arm] = find(prepared[case], mean)
             except (ValueError, KeyError) as error:
-                failures[case, arm] = str(error)
+                held[arm] = str(error)
+        return held
+
+    inputs: dict = {arm: {} for arm in finders}
+    failures = {}
+    for case, held in zip(prepared, parallel.each(found, prepared), strict=True):
+        for arm, aif in held.items():
+            if isinstance(aif, str):
+                failures[case, arm] = aif
+            else:
+                inputs[arm][case] = aif
     return inputs, failures
 
 
 def _expert(prepared, picks, cohort):
     try:
-        found = expert_aif(prepared, picks)
+        return expert_aif(prepared, picks)
     except ValueError:
         if cohort is None or prepared.id not in picks:
             raise
-        found = expert_aif(prepared, picks, cohort[prepared.id])  # outside the brain only the scan has curves
-    return judged(found, brain_mean_aif(prepared).curve)
+        return expert_aif(prepared, picks, cohort[prepared.id])  # outside the brain only the scan has curves
 
 
 def rcbf_map(prepared: Prepared, aif, matrix: str = "circulant", lambda_rel: float = paper.LAMBDA_REL):

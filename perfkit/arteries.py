@@ -35,6 +35,7 @@ FIRST_PASS = 12.0  # s after the brain's median curve peaks; our choice: the vei
 SLOW_FRAMES = 1.5
 GROWTH_DELAY = 1.0  # s; our choice: a vein beside the artery is as high, but arrives later
 
+CACHED_ROWS = 4096  # our choice: curves filtered at once, so that they stay in the processor's cache
 TYPICAL_VOXELS = 10_000  # our choice: their median is as good as that of all, in a tenth of the time
 
 Weights = tuple[float, float, float]  # of the standardised peak, arrival and width
@@ -210,9 +211,12 @@ def filtered(curves, dt: float):
     """Median of each sample of (…, T) and its two neighbours; the ends, and slow series, stay as they are."""
     if dt > SLOW_FRAMES:
         return curves
-    a, b, c = curves[..., :-2], curves[..., 1:-1], curves[..., 2:]
     out = curves.copy()
-    out[..., 1:-1] = np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c))
+    flat, middle = curves.reshape(-1, curves.shape[-1]), out.reshape(-1, curves.shape[-1])[:, 1:-1]
+    for start in range(0, len(flat), CACHED_ROWS):
+        rows = slice(start, start + CACHED_ROWS)
+        a, b, c = flat[rows, :-2], flat[rows, 1:-1], flat[rows, 2:]
+        np.maximum(np.minimum(a, b), np.minimum(np.maximum(a, b), c), out=middle[rows])
     return out
 
 

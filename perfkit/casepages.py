@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,7 @@ def _map(name, file):
     return {"name": label, "unit": unit, "low": low, "high": high, "file": file, "gradient": _gradient(name)}
 
 
+@cache
 def _gradient(name):
     from plotly.colors import sample_colorscale
 

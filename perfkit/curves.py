@@ -145,7 +145,8 @@ def smooth(
         curves = concentration[*box, z].astype(np.float32)  # keeps the memory order, int16 or float
         if baseline is not None:
             curves -= baseline[*box, z, None]
-        curves *= inside[..., None]
+        # Both in the memory order of the series: across it the product takes six times as long.
+        curves *= np.array(inside, order="F" if curves.strides[0] < curves.strides[1] else "C")[..., None]
         # NIfTI series come with time slowest: as (YX, T) this is a view that BLAS takes transposed.
         n_x, n_y, n_t = curves.shape
         curves = curves.transpose(1, 0, 2).reshape(-1, n_t) @ along_t.T

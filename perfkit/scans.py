@@ -189,7 +189,9 @@ def find_brain(ctp, dt: float, affine, where):
     first = ctp[..., 0]
     soft = (first > 0) & (first < 100)  # HU; tissue shows the bolus, air and bone only noise
     soft = soft if soft.any() else np.ones_like(soft)
-    mean = np.array([ctp[..., t][soft].mean(dtype=float) for t in range(ctp.shape[-1])])
+    order = "F" if ctp.flags.f_contiguous else "C"  # as it lies in memory: a view, and frames in one go
+    frames = ctp.reshape(-1, ctp.shape[-1], order=order).T
+    mean = np.array([frame[soft.ravel(order)].mean(dtype=float) for frame in frames])
     baseline = ctp[..., : curves.n_baseline(mean, dt)].mean(axis=-1, dtype=np.float32)
     shifted = ((first > 1024) & (first < 1124)).mean() > OFFSET_SHARE
     try:
