@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from perfkit import drawing, pages, paper, parallel
+from perfkit.case import Case
 from perfkit.maps import core_mask, perfusion_maps, relative_cbf
 from perfkit.metrics import volume_ml
 from perfkit.pictures import CT_WINDOW, PLAYED_QUALITY, View, coloured, grey, save_picture, sprite
@@ -35,9 +36,25 @@ def page_name(case: str) -> str:
     return safe if safe == case else f"{safe}-{hashlib.sha256(case.encode()).hexdigest()[:8]}"
 
 
+def played_series(case: Case, prepared: Prepared) -> tuple:
+    """Take out of a series what its page plays, for ``preprocessing.prepare_cohort(…, keep=played_series)``.
+
+    Parameters
+    ----------
+    case : the scan, with its series as it came.
+    prepared : the same scan, prepared.
+
+    Returns
+    -------
+    pixels : (rows, columns), 8-bit grey: all frames of one slice, small
+    layout : dict of frames and columns
+    """
+    return sprite(_view(prepared), case.ctp[:, :, _slice(prepared)], SERIES_WINDOW)
+
+
 def write_cases(
     folder,
-    cohort,
+    series: dict,
     prepared: dict,
     inputs: dict,
     *,
@@ -45,12 +62,12 @@ def write_cases(
     threshold: float = paper.RCBF_THRESHOLD,
     progress: bool = True,
 ) -> dict[str, str]:
-    """Leave the pictures of all scans of a cohort beside a run; a scan that fails is reported, not fatal.
+    """Leave the pictures of all prepared scans beside a run; a scan that fails is reported, not fatal.
 
     Parameters
     ----------
     folder : of the run; the cases go below ``cases``.
-    cohort : datasets.Cohort, whose series are played.
+    series : dict from case id to what ``played_series`` returns.
     prepared : dict from case id to Prepared.
     inputs : dict from arm to dict from case id to AIF or (T,).
     lambda_rel, threshold : of the deconvolution and of the core; the matrix is circulant.
@@ -65,10 +82,12 @@ def write_cases(
     options = {"lambda_rel": lambda_rel, "threshold": threshold}
 
     def written(name):
+        if name not in series:
+            return f"the series of {name} was not kept: prepare_cohort(…, keep=casefiles.played_series)"
         held = {arm: found[name] for arm, found in inputs.items() if name in found}
         home = Path(folder) / "cases" / page_name(name)
         try:
-            write_case(home, cohort[name].ctp, prepared[name], held, **options)
+            write_case(home, series[name], prepared[name], held, **options)
         except (ValueError, OSError) as error:
             return str(error)
         return ""
@@ -80,7 +99,7 @@ def write_cases(
 
 def write_case(
     folder,
-    ctp,
+    series: tuple,
     prepared: Prepared,
     inputs: dict,
     *,
@@ -92,7 +111,7 @@ def write_case(
     Parameters
     ----------
     folder : of the case.
-    ctp : (X, Y, Z, T), HU, the series as it came.
+    series : of ``played_series``.
     prepared : the same scan, prepared.
     inputs : dict from arm to AIF or (T,), HU above baseline.
     lambda_rel, threshold : of the deconvolution and of the core.
@@ -104,8 +123,8 @@ def write_case(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     z = _slice(prepared)
-    view = View(prepared.brain.any(axis=2), prepared.affine)
-    frames, played = sprite(view, ctp[:, :, z], SERIES_WINDOW)
+    view = _view(prepared)
+    frames, played = series
     arms, failures = {}, {}
     for arm in ordered_arms(inputs):
         try:
@@ -135,6 +154,10 @@ def write_case(
         "notes": list(prepared.notes),
     }
     return pages.write(folder / "case.json", json.dumps(facts))
+
+
+def _view(prepared):
+    return View(prepared.brain.any(axis=2), prepared.affine)
 
 
 def _slice(prepared):

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import zipfile
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -139,13 +139,15 @@ class PreparedCohort:
     ----------
     scans : dict from case id to Prepared
     failures : dict from case id to the reason
+    kept : dict from case id to what ``keep`` made of the scan
     """
 
     scans: dict[str, Prepared] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, object] = field(default_factory=dict)
 
 
-def prepare_cohort(cohort, *, cache=None, tell=None, **options) -> PreparedCohort:
+def prepare_cohort(cohort, *, cache=None, tell=None, keep=None, **options) -> PreparedCohort:
     """Prepare every scan; a broken one is reported and the others go on.
 
     Parameters
@@ -153,6 +155,8 @@ def prepare_cohort(cohort, *, cache=None, tell=None, **options) -> PreparedCohor
     cohort : datasets.Cohort
     cache : folder for the prepared scans; None: prepare anew, which is as fast as reading them back
     tell : called with the case id after each scan
+    keep : called with each Case and its Prepared while the series is in memory, in several threads; what it
+        returns stands in ``kept``, so that no series is read twice; where it fails, the scan's notes say so
     options : as for ``preprocessing.prepare``
 
     Returns
@@ -163,16 +167,22 @@ def prepare_cohort(cohort, *, cache=None, tell=None, **options) -> PreparedCohor
     def prepared(scan):
         try:
             case = scan.load()
-            return prepare_cached(case, cache, **options) if cache else prepare(case, **options)
+            found = prepare_cached(case, cache, **options) if cache else prepare(case, **options)
         except (OSError, ValueError) as error:
-            return str(error)
+            return str(error), None
+        try:
+            return found, keep(case, found) if keep else None
+        except (OSError, ValueError) as error:  # the scan itself is sound
+            return replace(found, notes=(*found.notes, f"Nothing was kept of it: {error}")), None
 
     result = PreparedCohort()
-    for scan, found in zip(cohort.scans, parallel.each(prepared, cohort.scans), strict=True):
-        if isinstance(found, Prepared):
-            result.scans[scan.id] = found
-        else:
+    for scan, (found, kept) in zip(cohort.scans, parallel.each(prepared, cohort.scans), strict=True):
+        if isinstance(found, str):
             result.failures[scan.id] = found
+        else:
+            result.scans[scan.id] = found
+            if kept is not None:
+                result.kept[scan.id] = kept
         if tell:
             tell(scan.id)
     return result

@@ -12,21 +12,23 @@ from PIL import Image
 from perfkit import annotations, arms, casefiles, casepages, evaluation
 from perfkit.datasets import open_cohort
 from perfkit.maps import core_mask
+from perfkit.pictures import PLAYED_SIZE, View
 from perfkit.preprocessing import prepare_cohort
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_cohort):
-    """(folder, cohort, prepared, inputs, evaluation) of three scans."""
-    cohort = open_cohort(tiny_cohort)
-    prepared = dict(list(prepare_cohort(cohort).scans.items())[:3])
+    """(folder, cohort, prepared, inputs, evaluation, series) of three scans."""
+    cohort = open_cohort(tiny_cohort).select(3)
+    ready = prepare_cohort(cohort, keep=casefiles.played_series)
+    prepared = ready.scans
     picks = annotations.latest(cohort.folder / "aif" / "simulated-rater.csv")
     inputs, _ = arms.arm_inputs(prepared, picks)
     curves = {arm: arms.curves_of(held) for arm, held in inputs.items()}
     found = evaluation.evaluate(prepared, curves)
     folder = tmp_path_factory.mktemp("run")
-    assert casefiles.write_cases(folder, cohort, prepared, inputs, progress=False) == {}
-    return folder, cohort, prepared, inputs, found
+    assert casefiles.write_cases(folder, ready.kept, prepared, inputs, progress=False) == {}
+    return folder, cohort, prepared, inputs, found, ready.kept
 
 
 def facts_of(folder, case):
@@ -34,7 +36,7 @@ def facts_of(folder, case):
 
 
 def test_a_case_leaves_its_pictures_curves_and_sources(run):
-    folder, _, prepared, inputs, _ = run
+    folder, _, prepared, inputs, _, _ = run
     for case, scan in prepared.items():
         facts = facts_of(folder, case)
         assert list(facts["arms"]) == ["expert", "automatic", "brain_mean"]
@@ -54,20 +56,34 @@ def test_a_case_leaves_its_pictures_curves_and_sources(run):
         assert core.sum() == scan.core.sum(axis=(0, 1)).max()
 
 
+def test_the_series_that_is_played_is_the_slice_as_it_came(run):
+    _, cohort, prepared, _, _, series = run
+    for case, scan in prepared.items():
+        z = int(np.argmax(scan.core.sum(axis=(0, 1))))
+        pixels, layout = series[case]
+        rows = View(scan.brain.any(axis=2), scan.affine).rows(cohort[case].ctp[:, :, z])
+        height, width, n = rows.shape
+        assert layout["frames"] == n and max(height, width) <= PLAYED_SIZE  # so small a scan is not shrunk
+        expected = (np.clip(rows / 120, 0, 1) * 255).astype(int)
+        for t in range(n):
+            y, x = height * (t // layout["columns"]), width * (t % layout["columns"])
+            np.testing.assert_allclose(pixels[y : y + height, x : x + width], expected[..., t], atol=1)
+
+
 def test_the_core_drawn_is_the_core_scored(run, tmp_path, monkeypatch):
     """One slice mapped alone gives the same core as the whole scan."""
-    _, cohort, prepared, inputs, _ = run
+    _, _, prepared, inputs, _, series = run
     case, scan = next(iter(prepared.items()))
     drawn = []
     monkeypatch.setattr(casefiles, "core_mask", lambda *given: drawn.append(core_mask(*given)) or drawn[-1])
-    casefiles.write_case(tmp_path / "c", cohort[case].ctp, scan, {"expert": inputs["expert"][case]})
+    casefiles.write_case(tmp_path / "c", series[case], scan, {"expert": inputs["expert"][case]})
     z = int(np.argmax(scan.core.sum(axis=(0, 1))))
     whole = (arms.rcbf_map(scan, inputs["expert"][case].curve) < 0.38) & scan.brain
     assert whole[..., z].any() and np.array_equal(drawn[0], whole[..., z])
 
 
 def test_pages_are_made_again_from_what_was_left(run):
-    folder, _, prepared, _, found = run
+    folder, _, prepared, _, found, _ = run
     order = list(prepared)[::-1]
     links = casepages.render_cases(folder, found.scores, order)
     assert list(links) == order
@@ -84,10 +100,10 @@ def test_pages_are_made_again_from_what_was_left(run):
 
 
 def test_a_case_without_a_core_or_with_an_arm_that_fails_has_a_page_that_says_so(run, tmp_path):
-    _, cohort, prepared, inputs, found = run
+    _, _, prepared, inputs, found, series = run
     case, scan = next(iter(prepared.items()))
     given = {"expert": inputs["expert"][case], "cnn": np.zeros(scan.concentration.shape[-1])}
-    casefiles.write_case(tmp_path / case, cohort[case].ctp, replace(scan, core=None), given)
+    casefiles.write_case(tmp_path / case, series[case], replace(scan, core=None), given)
     page = casepages.render_case(tmp_path / case, found.scores[:0], home="../index.html")
     text = page.read_text(encoding="utf-8")
     assert "The core of this scan is not known" in text
@@ -96,17 +112,15 @@ def test_a_case_without_a_core_or_with_an_arm_that_fails_has_a_page_that_says_so
 
 
 def test_a_scan_that_cannot_be_shown_is_reported_and_the_others_go_on(run, tmp_path):
-    _, cohort, prepared, inputs, _ = run
-    first, second, _ = prepared
+    _, _, prepared, inputs, _, series = run
+    first, second, third = prepared
 
-    class Broken(dict):
-        def __getitem__(self, name):
-            if name == first:
-                raise ValueError("the file ends early")
-            return cohort[name]
-
-    failed = casefiles.write_cases(tmp_path, Broken(), prepared, inputs, progress=False)
-    assert failed == {first: "the file ends early"}
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / first).write_text("in the way")
+    less = {name: kept for name, kept in series.items() if name != third}
+    failed = casefiles.write_cases(tmp_path, less, prepared, inputs, progress=False)
+    assert list(failed) == [first, third]
+    assert "File exists" in failed[first] and "was not kept" in failed[third]
     assert (tmp_path / "cases" / second / "case.json").exists()
 
 
@@ -127,10 +141,10 @@ def test_page_names_are_safe_and_differ(case, safe):
 
 
 def test_words_of_a_case_are_escaped(run, tmp_path):
-    _, cohort, prepared, inputs, found = run
+    _, _, prepared, inputs, found, series = run
     case, scan = next(iter(prepared.items()))
     odd = replace(scan, notes=("<script>alert(1)</script>",), patient="<b>p</b>")
-    casefiles.write_case(tmp_path / case, cohort[case].ctp, odd, {"expert": inputs["expert"][case]})
+    casefiles.write_case(tmp_path / case, series[case], odd, {"expert": inputs["expert"][case]})
     page = casepages.render_case(tmp_path / case, found.scores[:0], home="").read_text(encoding="utf-8")
     assert "<script>alert" not in page and "<b>p</b>" not in page
 
@@ -140,10 +154,10 @@ def words_of(page):
 
 
 def test_volume_errors_have_a_sign_and_what_is_said_of_an_aif_are_sentences(run, tmp_path):
-    _, cohort, prepared, inputs, found = run
+    _, _, prepared, inputs, found, series = run
     case, scan = next(iter(prepared.items()))
     flagged = replace(inputs["expert"][case], notes=("It is weak: below 15 HU.", "It is truncated."))
-    casefiles.write_case(tmp_path / case, cohort[case].ctp, scan, {"expert": flagged})
+    casefiles.write_case(tmp_path / case, series[case], scan, {"expert": flagged})
     rows = found.scores.query("case == @case and arm == 'expert'").head(1)
     for error, text in ((-3.04, "−3.0"), (3.04, "+3.0"), (np.nan, "–")):
         page = casepages.render_case(tmp_path / case, rows.assign(volume_error_ml=error), home="")
@@ -157,10 +171,10 @@ def test_volume_errors_have_a_sign_and_what_is_said_of_an_aif_are_sentences(run,
 
 def test_arms_of_ones_own_have_a_colour_each(run, tmp_path, monkeypatch):
     monkeypatch.setattr(casepages.drawing, "_guests", {})
-    _, cohort, prepared, inputs, found = run
+    _, _, prepared, inputs, found, series = run
     case, scan = next(iter(prepared.items()))
     given = {"expert": inputs["expert"][case]} | {arm: inputs["automatic"][case] for arm in ("mine", "yours")}
-    casefiles.write_case(tmp_path / case, cohort[case].ctp, scan, given)
+    casefiles.write_case(tmp_path / case, series[case], scan, given)
     text = casepages.render_case(tmp_path / case, found.scores[:0], home="").read_text(encoding="utf-8")
     lines = re.findall(r'<polyline [^>]*stroke="(#\w+)"(?: stroke-dasharray="([\d ]+)")?', text)
     assert len({colour for colour, _ in lines}) == 3 and len({dash for _, dash in lines}) == 3
@@ -168,7 +182,7 @@ def test_arms_of_ones_own_have_a_colour_each(run, tmp_path, monkeypatch):
 
 
 def test_one_stands_on_the_scale_where_it_belongs(run):
-    folder, _, prepared, _, found = run
+    folder, _, prepared, _, found, _ = run
     link = casepages.render_cases(folder, found.scores, list(prepared))[next(iter(prepared))]
     assert 'style="left:66.7%">healthy = 1' in (folder / link).read_text(encoding="utf-8")  # of 0 to 1.5
 
@@ -177,7 +191,7 @@ def test_one_stands_on_the_scale_where_it_belongs(run):
 def test_nothing_of_a_page_is_cut_off_on_a_screen_or_on_paper(run, chromium_path):
     from playwright.sync_api import sync_playwright
 
-    folder, _, prepared, _, found = run
+    folder, _, prepared, _, found, _ = run
     link = casepages.render_cases(folder, found.scores, list(prepared))[next(iter(prepared))]
     cut = "[...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
     split = "[...document.querySelectorAll('figure')].map(e => getComputedStyle(e).breakInside)"

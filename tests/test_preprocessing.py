@@ -9,9 +9,10 @@ from scipy import ndimage
 
 from perfkit import curves, masks, preprocessing
 from perfkit.case import Case
+from perfkit.datasets import open_cohort
 from perfkit.metrics import dice
 from perfkit.phantom import make_case
-from perfkit.preprocessing import Prepared, mean_curve, prepare, prepare_cached
+from perfkit.preprocessing import Prepared, mean_curve, prepare, prepare_cached, prepare_cohort
 
 
 @pytest.fixture
@@ -193,3 +194,31 @@ def test_brain_mask_finds_the_brain_of_an_anatomical_head():
     eroded = ndimage.binary_erosion(phantom.brain, ndimage.generate_binary_structure(2, 1)[..., None])
     assert dice(found, eroded) > 0.95
     assert np.count_nonzero(found & ~phantom.brain) < 0.002 * np.count_nonzero(found)
+
+
+def test_what_is_kept_of_each_scan_is_made_while_its_series_is_there(tiny_cohort, monkeypatch):
+    cohort = open_cohort(tiny_cohort).select(4)
+    broken, stubborn, *sound = cohort.ids
+    loaded, load = [], type(cohort.scans[0]).load
+
+    def counted(scan):
+        loaded.append(scan.id)
+        if scan.id == broken:
+            raise ValueError("the file ends early")
+        return load(scan)
+
+    def keep(case, prepared):
+        if case.id == stubborn:
+            raise ValueError("nothing to keep")
+        return case.ctp.sum(), prepared
+
+    monkeypatch.setattr(type(cohort.scans[0]), "load", counted)
+    found = prepare_cohort(cohort, keep=keep)
+    assert sorted(loaded) == sorted(cohort.ids)  # once each
+    assert found.failures == {broken: "the file ends early"}
+    assert list(found.scans) == [stubborn, *sound] and list(found.kept) == sound
+    assert found.scans[stubborn].notes[-1] == "Nothing was kept of it: nothing to keep"
+    for name in sound:
+        total, prepared = found.kept[name]
+        assert total == cohort[name].ctp.sum() and prepared is found.scans[name]
+    assert prepare_cohort(cohort.select([sound[0]])).kept == {}
