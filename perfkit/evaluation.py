@@ -2,7 +2,8 @@
 
 The unit of a study is the patient. The slabs of one patient are joined before anything is measured: overlap,
 sensitivity, specificity and ROC AUC count the voxels of all slabs together, volumes are summed, and the
-surface distances, which have no meaning from slab to slab, are averaged over the slabs that have one.
+surface distances, which have no meaning from slab to slab, are averaged. Where a slab has none, because an
+arm predicts nothing there, the patient has none: the mean of fewer slabs compares with no other arm's.
 """
 
 from __future__ import annotations
@@ -232,7 +233,8 @@ def _by_patient(scores, slabs):
         names = {"patient": patient, "arm": arm, "matrix": matrix}
         scans = by_name[matrix, arm, patient]
         joined = {"cases": " + ".join(scans["case"]), "n_scans": len(scans)} | merged
-        rows.append(names | joined | scans[AVERAGED].mean().to_dict() | scans[SUMMED].sum().to_dict())
+        averaged, summed = scans[AVERAGED].mean(skipna=False), scans[SUMMED].sum()
+        rows.append(names | joined | averaged.to_dict() | summed.to_dict())
         roc.append(pd.DataFrame(names | {"fpr": FALSE_POSITIVE_RATES, "tpr": tpr}))
         cut.append(pd.DataFrame(names | {"threshold": THRESHOLDS, "dice": values}))
     return pd.DataFrame(rows), *(pd.concat(part, ignore_index=True) if part else None for part in (roc, cut))

@@ -215,6 +215,18 @@ def test_the_slabs_of_a_patient_are_joined_before_anything_is_measured(two_slabs
     np.testing.assert_allclose(single, scans.loc[alone, shared].to_numpy(float))
 
 
+def test_a_patient_has_no_distance_where_one_of_its_slabs_has_none(two_slabs, curves):
+    """The mean of the other slabs could not be compared with that of an arm that has all."""
+    first, second, alone = two_slabs
+    blind = replace(two_slabs[second], core=np.zeros_like(two_slabs[second].core))
+    scans = two_slabs | {second: blind}
+    found = evaluation.evaluate(scans, {"expert": curves["expert"]}, matrices=("circulant",))
+    slabs, patients = found.scores.set_index("case"), found.patients.set_index("patient")
+    assert np.isfinite(slabs.loc[first, "hd95_mm"]) and np.isnan(slabs.loc[second, "hd95_mm"])
+    assert patients.loc["p", ["hd95_mm", "assd_mm"]].isna().all() and patients.loc["p", "dice"] > 0
+    assert patients.loc["q", "hd95_mm"] == slabs.loc[alone, "hd95_mm"]
+
+
 def test_curves_of_a_patient_agree_with_its_numbers(two_slabs, curves):
     found = evaluation.evaluate(two_slabs, {"expert": curves["expert"]}, matrices=("volterra",))
     for patient, row in found.patients.set_index("patient").iterrows():
