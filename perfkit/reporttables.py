@@ -36,9 +36,9 @@ AGREEMENT = {
 ELIGIBILITY = {
     "id": "eligibility",
     "heading": "Would the same patients be treated?",
-    "words": "The rules of DEFUSE 3 and EXTEND-IA on core and mismatch volumes, each patient's slabs summed. "
-    "Hypoperfusion is Tmax > 6 s of each arm's own map, on the biased scale of the regularised "
-    "deconvolution. κ is Cohen's, with its 95 % interval.",
+    "words": "The rules of DEFUSE 3 and EXTEND (EXTEND-IA asked for the same) on core and mismatch volumes, "
+    "each patient's slabs summed. Hypoperfusion is Tmax > 6 s of each arm's own map, on the biased scale of "
+    "the regularised deconvolution. κ is Cohen's, with its 95 % interval.",
     "head": ["Rule", "Eligible", "Compared with", "Only this / only that", "κ", "Patients"],
     "rows": [],
 }
@@ -132,9 +132,33 @@ def differences_table(tests) -> dict:
 
 
 def _sentences(tests):
-    """Say every row that was tested; what could not be, once for all."""
-    tested = int(tests["wilcoxon_p"].notna().sum())
-    return list(dict.fromkeys(patient_sentence(test, tested) for _, test in tests.iterrows()))
+    """Say every row that was tested; then what could not be, once for all rows that share a reason."""
+    defined = tests["wilcoxon_p"].notna()
+    said = [patient_sentence(test, int(defined.sum())) for _, test in tests[defined].iterrows()]
+    without: dict = {}
+    for _, test in tests[~defined].iterrows():
+        without.setdefault((test["n"], _reason(test["note"])), {}).setdefault(test["arm"], []).append(test)
+    for found in without.values():
+        held = [test for of_arm in found.values() for test in of_arm]
+        if len(held) == len(tests):
+            return [_untested(held[0])]
+        said += [_untested(rows[0], [_name(row["metric"]) for row in rows]) for rows in found.values()]
+    return said
+
+
+def _untested(test, metrics=()):
+    of = f" of the {owner(test['arm'])} {_listed(metrics)}" if metrics else ""
+    return f"No test was possible{of} over {count(test['n'], 'patient')}: {_reason(test['note'])}."
+
+
+def _listed(names):
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + [names[-1]])
+
+
+def _name(metric):
+    """A metric inside a sentence, without its unit."""
+    name = re.sub(r",.*| \(.*\)", "", METRIC_LABELS[metric])
+    return name[0].lower() + name[1:] if metric == "volume_ml" else name
 
 
 def _equivalence_cell(test):
@@ -152,13 +176,11 @@ def patient_sentence(test, tested: int = 1) -> str:
     test : row of the table.
     tested : rows with a p, for which Holm corrects.
     """
-    metric, n = test["metric"], test["n"]
+    metric = test["metric"]
     if not np.isfinite(test["wilcoxon_p"]):
-        return f"No test was possible over {count(n, 'patient')}: {_reason(test['note'])}."
-    name = re.sub(r",.*| \(.*\)", "", METRIC_LABELS[metric])
-    said = difference(metric, test["mean_difference"])
-    told = f"{name[0].lower() + name[1:] if metric == 'volume_ml' else name} is {said}"
-    told = f"The {owner(test['arm'])} {told}".replace("is no difference to", "is the same to")
+        return _untested(test, [_name(metric)])
+    told = f"The {owner(test['arm'])} {_name(metric)} is {difference(metric, test['mean_difference'])}"
+    told = told.replace("is no difference to", "is the same to")
     seldom = test["wilcoxon_p_holm"] < SIGNIFICANCE
     chance = f"chance alone {'would seldom' if seldom else 'can'} do that"
     if not seldom and test["wilcoxon_p"] < SIGNIFICANCE:
@@ -175,9 +197,10 @@ def _numbers_of(test):
 
 
 def _reason(note):
-    """Take what a note says last of "one patient: no test", and what was left out with it."""
-    parts = [part.removesuffix(": no test") for part in str(note or "see the notes").split("; ")]
-    return "; ".join(dict.fromkeys(parts))
+    """Take out of a note why there is no test, and what was left out."""
+    parts = str(note or "see the notes").split("; ")
+    parts = [part for part in parts if part.endswith((": no test", "left out"))] or parts
+    return "; ".join(dict.fromkeys(part.removesuffix(": no test") for part in parts))
 
 
 def _equivalence(test, seldom):
@@ -291,7 +314,7 @@ def decisions_table(table) -> dict:
     for _, row in table.iterrows():
         against = row["against"] if row["against"] == "reference core" else arm_label(row["against"])
         cells = [
-            row["rule"].replace("EXTEND", "EXTEND-IA"),
+            row["rule"],
             f"{row['eligible']} of {row['n']}",
             against,
             f"{row['only_arm']} / {row['only_against']}",

@@ -83,6 +83,26 @@ def test_the_interval_holds_what_the_signed_rank_test_does_not_reject():
         assert stats.wilcoxon(d - limit + outward, method="exact").pvalue >= 0.05
 
 
+@pytest.mark.parametrize("n", [50, 51, 63, 130, 500])
+def test_signed_rank_quantile_is_exact_for_many_patients_too(n):
+    ways = [1]  # in whole numbers of any size
+    for rank in range(1, n + 1):
+        ways = [a + b for a, b in zip(ways + [0] * rank, [0] * rank + ways, strict=True)]
+    below, q = ways[0], 0
+    while 40 * below < 2**n:  # P(W ≤ q) < 1/40
+        q += 1
+        below += ways[q]
+    assert _signed_rank_quantile(n, 0.025) == q
+
+
+def test_fewer_patients_than_a_test_could_reject_with_have_no_interval():
+    d = np.random.default_rng(0).normal(1, 0.1, 6)
+    limits = ["mean_low", "mean_high", "hl_low", "hl_high"]
+    for n, known in ((6, True), (5, False), (2, False)):
+        found = pd.Series(compare_differences(d[:n])).reindex(limits).astype(float)
+        assert np.isfinite(found).all() if known else np.isnan(found).all()
+
+
 @pytest.mark.parametrize("n", [1, 4, 7])
 def test_signed_rank_quantile_is_that_of_all_subsets_of_ranks(n):
     sums = [
@@ -135,7 +155,7 @@ def test_equivalence_has_three_verdicts(centre, sd, verdict):
         ([0.1], "one patient: no test"),
         ([0.0, 0.0, 0.0], "all differences are zero: no test"),
         ([0.1, 0.1, 0.1], "all differences are equal: no test of equivalence"),
-        ([0.1, -0.2], "2 patients: no 95 % Hodges-Lehmann interval"),
+        ([0.1, -0.2], "2 patients: too few for a 95 % interval"),
         ([0.0] * 9 + [0.2], "1 patients differ: no p can fall below 0.05"),
     ],
 )
@@ -149,13 +169,14 @@ def test_missing_values_and_arms_are_dropped_and_counted():
     table = two_arms([0.1, 0.2, np.nan, 0.3])
     found = patient_tests(table[:-1]).iloc[0]
     assert (found["n"], found["dropped"]) == (2, 2)
-    assert "2 patients without a value in both arms left out" in found["note"]
+    assert "2 patients without a value in both arms for the same slabs left out" in found["note"]
 
 
 def test_a_table_without_any_value_is_a_table_of_words():
     found = patient_tests(two_arms([np.nan, np.nan])).iloc[0]
     assert found["n"] == 0
-    assert found["note"] == "no patient: no test; 2 patients without a value in both arms left out"
+    why = "2 patients without a value in both arms for the same slabs left out"
+    assert found["note"] == f"no patient: no test; {why}"
     assert np.isnan(found["wilcoxon_p_holm"])
 
 
