@@ -36,7 +36,7 @@ ARM_LABELS = {
     "rausch": "Rausch 2000",
     "truth": "True AIF",
 }
-ARM_DASHES = {"expert": "solid", "automatic": "dash", "cnn": "solid", "brain_mean": "dot"}
+ARM_DASHES = {"expert": "solid", "automatic": "dash", "cnn": "dashdot", "brain_mean": "dot"}
 ARM_DASHES |= {"pool": "longdashdot"}
 ARM_DASHES |= {"straka": "dash", "mouridsen": "dash", "murase": "dashdot", "peruzzo": "dashdot"}
 ARM_DASHES |= {"shi": "longdash", "rausch": "longdash", "truth": "solid"}
@@ -47,7 +47,7 @@ ARM_SYMBOLS |= {"peruzzo": "pentagon", "shi": "star", "rausch": "hexagon", "trut
 # for arms of one's own: what the four arms of the study leave of the same colours, then darker ones
 SPARE_STYLES = {
     "colour": ("#56B4E9", "#D55E00", "#999933", "#882255", "#332288", "#111827"),
-    "dash": ("dashdot", "longdash", "longdashdot", "dash", "dot"),
+    "dash": ("longdash", "longdashdot", "dashdot", "dash", "dot"),
     "symbol": ("triangle-up", "star", "pentagon", "triangle-down", "hexagon", "x", "bowtie", "hourglass"),
 }
 _guests: dict[str, dict[str, str]] = {}  # arm of one's own -> its style, for the session

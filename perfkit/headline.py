@@ -41,12 +41,13 @@ def summary_sentences(rows, reference, patients=None, tests=None) -> list[str]:
         both, dropped = pairs["brain_mean"]
         ours, theirs = both[["dice_arm", "dice_reference"]].mean()
         found = _of_patients(rows, "brain_mean", patients, None)
-        place = "above" if found["difference"] > 0 else "not above"
+        place = "cannot be compared with it" if np.isnan(found["difference"]) else "is not above it"
+        place = "is above it" if found["difference"] > 0 else place
         sentences.append(
             f"The control, the mean curve of the brain taken as AIF, reaches "
             f"{format_value('dice', theirs)} over {_the_same(len(both), dropped)}, the CNN "
             f"{format_value('dice', ours)}. A learned AIF has to beat it, and here, patient by "
-            f"patient, the CNN is {place} it: {_told(found)}. {_judged(found)}"
+            f"patient, the CNN {place}: {_told(found)}. {_judged(found)}"
         )
     return sentences
 
@@ -90,9 +91,12 @@ def _told(found) -> str:
     said.append(f"Wilcoxon signed-rank test over {count(found['n'], 'patient')}, {p_value(found['p'])}")
     if np.isfinite(found.get("holm", np.nan)) and found["tested"] > 1:
         said.append(f"after Holm {p_value(found['holm']).removeprefix('p ').removeprefix('= ')}")
+    elif np.isfinite(found["p"]) and "limits" in found and found["tested"] == 1:
+        said.append("tested by itself, outside Holm's correction")
     if not np.isfinite(found["difference"]):
         return f"not known ({'; '.join(said)})"
-    return f"{difference('dice', found['difference'])} ({'; '.join(said)})"
+    words = difference("dice", found["difference"]).replace("no difference to", "the same to")
+    return f"{words} ({'; '.join(said)})"
 
 
 def _the_same(n, dropped) -> str:

@@ -141,7 +141,13 @@ def write_report(
     rows = scores[scores["matrix"] == matrices[0]]
     present = ordered_arms(rows["arm"])
     introduce(present)
-    reference = reference if reference in present else present[0]
+    notes = [*map(str, notes)]
+    if reference not in present:
+        notes.append(
+            f"{arm_label(reference)}, the reference of this run, has no result: {arm_label(present[0])} is "
+            "the reference instead."
+        )
+        reference = present[0]
     tests = paired_tests(rows, reference, matrix=matrices[0], metrics=_tested(rows))
     by_patient = None if patients is None else tests_of_patients(patients, reference, matrices[0])
     tables = [(matrix, table1_rows(scores, matrix, pooled.get(matrix))) for matrix in matrices]
@@ -168,9 +174,10 @@ def write_report(
         volumes=volume_sentences(rows) if {"volume_ml", "reference_volume_ml"} <= set(rows) else [],
         figures=_figures(drawn),
         failures=failed,
+        unused=_unused(failures, scores),
         flow=flow or [],
         cases=case_table(rows, order, failures, render_cases(folder, scores, order)),
-        notes=[*map(str, notes), *plain_notes(rows)],
+        notes=[*notes, *plain_notes(rows)],
         methods=methods_paragraph(parameters or {}, scores, matrices),
         parameters=parameters or {},
         versions=software_versions(),
@@ -198,6 +205,12 @@ def software_versions() -> dict[str, str]:
 
 def _tested(rows):
     return [metric for metric in TESTED if metric in rows.columns or metric in METRICS]
+
+
+def _unused(failures, scores):
+    """Count what failed and stands in no number; a case may fail for one arm and not for another."""
+    used = set(scores["case"])
+    return sum(isinstance(entry, str) or str(entry[0]) not in used for entry in failures)
 
 
 def _nested(pooled_auc):

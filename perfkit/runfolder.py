@@ -48,6 +48,8 @@ def read_table(path: Path):
     missing = [name for name in (*texts, *numbers) if name not in table.columns]
     if missing:
         raise _damaged(path, f"it needs the columns {', '.join((*texts, *numbers))}; {missing[0]} is missing")
+    if table.empty:
+        raise _damaged(path, "it has a head and no rows")
     for name in texts:
         empty = np.flatnonzero(table[name].isna() | (table[name].str.strip() == ""))
         if empty.size:

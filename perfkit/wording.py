@@ -34,6 +34,7 @@ METRIC_LABELS = {
 }
 SIGNIFICANCE = 0.05  # our choice: the field's habit; it picks a word, the p-value stands beside it
 LOWER_IS_BETTER = {"hd95_mm"}
+FEWEST = 6  # patients; our choice: with fewer no signed-rank test rejects at .05, so no interval is said
 _OWNERS = {
     "expert": "expert's",
     "automatic": "automatic AIF's",
@@ -54,10 +55,12 @@ def volume_sentences(rows) -> list[str]:
         groups = patients_with_several(pairs["patient"])
         found = bland_altman(pairs["volume_ml"], pairs["reference_volume_ml"], patients=groups)
         low, high = (signed("volume_ml", limit) for limit in (found.bias_low, found.bias_high))
-        size = "larger" if found.bias > 0 else "smaller"
+        size = f"{abs(found.bias):.1f} ml {'larger' if found.bias > 0 else 'smaller'} than"
+        size = size if float(size.split()[0]) else "as large as"
+        few = groups is not None and pairs["patient"].nunique() < FEWEST  # resampled: see `resampling`
+        within = "" if few or not np.isfinite(found.bias_low) else f" (95 % CI {low} to {high})"
         sentences.append(
-            f"The {owner(arm)} core is on average {abs(found.bias):.1f} ml {size} than the ground truth "
-            f"(95 % CI {low} to {high}); "
+            f"The {owner(arm)} core is on average {size} the ground truth{within}; "
             f"about 95 % of differences lie between {signed('volume_ml', found.lower)} and "
             f"{signed('volume_ml', found.upper)} ml ({count(found.n, 'scan')})."
         )
@@ -72,6 +75,11 @@ def plain_notes(rows) -> list[str]:
             notes.append(f"{arm_label(arm)} has results for {len(group)} of {n} scans.")
         if "volume_ml" in group and (group["volume_ml"] == 0).all():
             notes.append(f"{arm_label(arm)}: the predicted core is empty in every scan.")
+    if "reference_volume_ml" in rows:
+        empty = rows.loc[rows["reference_volume_ml"] == 0, "case"].nunique()
+        where = "in every scan" if empty == n else f"in {empty} of {count(n, 'scan')}"
+        undefined = "AUC, sensitivity and, where a core is predicted, distances are not defined there."
+        notes += [f"The ground truth's core is empty {where}: {undefined}"] * bool(empty)
     if rows["patient"].nunique() == 1:
         notes.append("All scans are of one patient: nothing here can be generalised.")
     return notes
@@ -84,8 +92,8 @@ def table1_rows(scores, matrix, pooled_auc=None) -> list[dict]:
     ours["pooled_auc_mean"], ours["pooled_auc_undefined"] = ours["pooled_auc"], 0
     ours["pooled_auc"] = [format_value("roc_auc", value) for value in ours["pooled_auc"]]
     names = ["pooled_auc", *METRICS]
-    alike = ours["n_scans"].nunique() == 1  # means over different scans have no best
-    best = {name: _best(name, ours[f"{name}_mean"]) if alike else None for name in names}
+    measured = scores[scores["matrix"] == matrix]
+    best = {name: _best(name, ours[f"{name}_mean"]) if _alike(measured, name) else None for name in names}
     rows = []
     for i, row in ours.iterrows():
         cells = [
@@ -102,7 +110,16 @@ def table1_rows(scores, matrix, pooled_auc=None) -> list[dict]:
         numbers = {"scans": row["n_scans"], "patients": row["n_patients"], "mean_dice": row["dice_mean"]}
         numbers["note"] = row["note"]
         rows.append(_named(row["arm"]) | numbers | {"cells": cells, "printed": paper_cells})
+    for row in rows:
+        whose = f"{row['label']}, " if len(set(ours["note"])) > 1 else ""
+        row["note"] = whose + _with_labels(row["note"]) if row["note"] else ""
     return rows
+
+
+def _with_labels(note):
+    """Write "dice: no spread" of a table as a page does."""
+    parts = [part.partition(": ") for part in note.split("; ")]
+    return "; ".join(METRIC_LABELS.get(name, name) + colon + rest for name, colon, rest in parts)
 
 
 def comparison_rows(tests, by_patient=None) -> list[dict]:
@@ -235,6 +252,13 @@ def _interval(row, name):
     if not np.isfinite(low + high):
         return ""
     return f"{format_value(name, low)} to {format_value(name, high)}"
+
+
+def _alike(rows, name):
+    """Whether all arms have a value for the same scans: means over different ones have no best."""
+    held = rows.dropna(subset=[name]) if name in rows.columns else rows
+    scans = {arm: frozenset(of_arm["case"]) for arm, of_arm in held.groupby("arm")}
+    return len(scans) == rows["arm"].nunique() and len(set(scans.values())) == 1
 
 
 def _best(name, means):

@@ -187,6 +187,7 @@ def test_difference_and_its_tests_are_said_with_n_and_unit():
         difference = (wide["cnn"] - wide[other]).mean()
         assert f"higher by {difference:.3f} (95 % CI +0." in said and "over 15 patients" in said
     assert "after Holm" in first and "after Holm" not in control  # that is one comparison
+    assert "tested by itself, outside Holm's correction" in control
     tests = patient_tests(patients, "expert").assign(wilcoxon_p_holm=0.2)
     first, _ = headline.summary_sentences(rows, "expert", patients, tests)
     assert "after Holm p" not in first and "after Holm .20" in first
@@ -264,8 +265,50 @@ def test_report_of_one_patient_with_empty_predictions_and_a_missing_arm(tmp_path
     assert "All scans are of one patient" in text
     assert "Automatic AIF: the predicted core is empty in every scan" in text
     assert "CNN AIF has results for 2 of 3 scans" in text
-    assert "No test was possible over 1 patient: one patient" in text
-    assert text.count("No test was possible over") == 2  # what holds for many rows is said once
+    for arm in ("automatic AIF's", "mean brain curve's"):  # what holds for many rows is said once
+        assert (
+            len(re.findall(f"of the {arm} AUC, Dice, [^.]* core volume over 1 patient: one patient", text))
+            == 1
+        )
+    assert "of the automatic AIF's HD95 over 0 patients: no patient; 1 patient without" in text
+    assert "of the CNN's AUC, Dice, Jaccard, HD95 and core volume over 0 patients" in text
+
+
+def test_what_holds_for_all_rows_is_said_once_without_names(tmp_path):
+    text = text_of(page_of(tmp_path, whole=True, scores=synthetic_scores(n=3).assign(patient="p1")))
+    assert text.count("No test was possible over 1 patient: one patient.") == 1
+    assert "No test was possible of" not in text
+
+
+def test_a_missing_reference_and_a_core_that_is_nowhere_are_said(tmp_path):
+    scores = synthetic_scores(n=6)
+    scores["reference_volume_ml"] = np.where(scores["case"].isin(["case_1", "case_2"]), 0.0, 20.0)
+    failures = [("case_1", "no AIF of one arm"), ("case_9", "cut off"), "case_8: cut off"]
+    options = {"scores": scores[scores["arm"] != "expert"], "failures": failures}
+    text = text_of(page_of(tmp_path, whole=True, **options))
+    assert "Expert AIF, the reference of this run, has no result: Automatic AIF is the reference" in text
+    assert "The ground truth's core is empty in 2 of 6 scans: AUC" in text
+    assert "; 2 more could not be used" in text  # case_1 stands in the numbers of other arms
+    scores["reference_volume_ml"] = 0.0
+    assert any("core is empty in every scan" in note for note in wording.plain_notes(scores))
+    assert wording.plain_notes(synthetic_scores(n=6)) == []
+
+
+def test_the_best_mean_is_one_over_the_same_scans():
+    scores = synthetic_scores(n=8)
+    worst = scores.query("matrix == 'circulant' and arm == 'expert'").nlargest(3, "hd95_mm").index
+    scores.loc[worst, "hd95_mm"] = np.nan  # the expert predicts nothing where it is far off
+    rows = wording.table1_rows(scores, "circulant", {arm: 0.9 for arm in ("expert", "cnn")})
+    marked = [[cell["best"] for cell in row["cells"]] for row in rows]
+    names = ["pooled_auc", *wording.METRICS]
+    best = dict(zip(names, np.any(marked, axis=0), strict=True))
+    assert best.pop("hd95_mm") == False and all(best.values())  # noqa: E712 NumPy's
+    # as many scans each, yet others
+    easy, hard = (set(scores["case"].unique()[part]) for part in (slice(6), slice(2, 8)))
+    chosen = scores["case"].isin(easy).where(scores["arm"] == "expert", scores["case"].isin(hard))
+    rows = wording.table1_rows(scores[chosen], "circulant")
+    assert len({row["scans"] for row in rows}) == 1
+    assert not any(cell["best"] for row in rows for cell in row["cells"])
 
 
 def test_report_of_nothing_is_refused(tmp_path):
@@ -303,6 +346,24 @@ def test_volumes_are_said_with_bias_and_limits():
     (sentence,) = wording.volume_sentences(scores)
     assert "on average 2.0 ml larger than the ground truth (95 % CI −0.5 to +4.5)" in sentence
     assert "between 0.0 and +4.0 ml (3 scans)" in sentence
+    scores["volume_ml"] = scores["reference_volume_ml"] + [1.0, -1.0, 0.0]
+    assert "on average as large as the ground truth (95 % CI" in wording.volume_sentences(scores)[0]
+    (sentence,) = wording.volume_sentences(scores.assign(patient="p"))  # nothing to resample
+    assert "as large as the ground truth; about" in sentence and "nan" not in sentence and "–" not in sentence
+
+
+def test_a_headline_without_a_difference_is_a_sentence():
+    scores = synthetic_scores(n=20)
+    for arm in ("cnn", "brain_mean"):
+        scores.loc[scores["arm"] == arm, "dice"] = scores.loc[scores["arm"] == "expert", "dice"].to_numpy()
+    patients = synthetic_patients(scores)
+    rows = scores[scores["matrix"] == "circulant"]
+    first, control = headline.summary_sentences(rows, "expert", patients)
+    assert "Patient by patient it is the same to the last decimal" in first
+    assert "the CNN is not above it: the same to the last decimal" in control
+    seen = patients["cases"].where(patients["arm"] != "cnn", "other slabs")
+    _, control = headline.summary_sentences(rows, "expert", patients.assign(cases=seen))
+    assert "the CNN cannot be compared with it: not known" in control
 
 
 def test_a_number_stays_on_the_line_of_its_name():

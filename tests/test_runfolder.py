@@ -36,6 +36,14 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("name", runfolder.TABLES)
+def test_a_table_with_a_head_alone_is_named(run, name):
+    path = run / f"{name}.csv"
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ValueError, match=rf"{name}\.csv.*it has a head and no rows"):
+        runfolder.read_table(path)
+
+
+@pytest.mark.parametrize("name", runfolder.TABLES)
 def test_tables_come_back_as_they_were_written(run, name):
     table = runfolder.read_table(run / f"{name}.csv")
     assert table["patient"].str.startswith("00").all()
