@@ -14,7 +14,7 @@ CORE_LIMIT_ML = RULES["DEFUSE 3"].core_below_ml
 SIGNIFICANT = 0.05  # our choice: the field's habit; it decides whether a line is drawn
 MOST = 4  # our choice: panels in a row; a fifth is too narrow for its texts on a page
 _BANDS = (("lower", "lower limit", 0.1), ("upper", "upper limit", 0.1), ("bias", "bias", 0.2))
-_TICKS = (0, 1, 10, 100, 1000)  # ml
+_TICKS = (0, 1, 3, 10, 30, 100, 300, 1000)  # ml
 
 
 def fig3(scores, matrix="circulant"):
