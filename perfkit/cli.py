@@ -325,7 +325,9 @@ def report(
 def bench(
     what: Annotated[
         str,
-        typer.Argument(help="all, maps, pipeline, train, start, aif; or departures, accuracy, conformal."),
+        typer.Argument(
+            help="all, maps, pipeline, train, start, aif; study, departures, accuracy, conformal."
+        ),
     ] = "all",
     repeats: Annotated[int, typer.Option(help="Repetitions; the median counts.", min=1)] = 5,
 ):
@@ -333,8 +335,9 @@ def bench(
 
     maps: all voxels to maps; pipeline: from a file to the core, step by step;
     train: one step, its data and the wait for them; start: import and opening 94
-    scans; aif: the automatic methods. Needs a quiet machine. The others measure
-    no time. departures: what each departure from the paper does; accuracy: how
+    scans; aif: the automatic methods; study: notebook 04 and its report over 94
+    scans of 256×256 (five minutes). Needs a quiet machine. The others measure no
+    time. departures: what each departure from the paper does; accuracy: how
     true each estimator's maps are; conformal: how often intervals for volumes
     hold (1,600 phantom patients).
 

@@ -1,9 +1,11 @@
 """The bench runs and says sane things at a small size. Seconds are never judged here: machines differ."""
 
+import json
+
 import numpy as np
 import pytest
 
-from perfkit import bench, phantom
+from perfkit import bench, phantom, studybench
 from perfkit.aif import METHODS
 
 SHAPE = (32, 32, 2, 24)
@@ -91,3 +93,22 @@ def test_the_median_of_interleaved_turns(monkeypatch):
     found = bench._interleaved(3, a=lambda: action("a"), b=lambda: action("b"))
     assert found == {"a": 2.0, "b": 3.0}
     assert log == ["a", "b"] * 4
+
+
+def test_study(monkeypatch):
+    monkeypatch.setattr(studybench, "N", 3)
+    monkeypatch.setattr(studybench, "SIZE", "tiny")
+    lines = []
+    found = bench.run("study", say=lines.append)
+    assert set(found) == {"read_s", "study_s", "pages_s", "ratio"}
+    assert 0 < found["read_s"] < found["study_s"] and found["pages_s"] >= 0
+    assert found["ratio"] == pytest.approx(found["study_s"] / found["read_s"])
+    assert "nibabel reads 3 series of size tiny" in lines[0] and "and 3 case pages" in lines[2]
+
+
+@pytest.mark.parametrize(("bar", "seconds"), [("00:06<00:00, 14.2case/s", 6), ("02:03<00:00", 123)])
+def test_seconds_of_the_case_pages_are_those_of_their_bar(tmp_path, bar, seconds):
+    text = ["Case pages:   0%|   | 0/94 [00:00<?, ?case/s]\r", f"Case pages: 100%|███| 94/94 [{bar}]\n"]
+    cells = [{"outputs": [{"output_type": "stream", "name": "stderr", "text": text}]}, {"source": ""}]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}))
+    assert studybench._case_pages(tmp_path / "a.ipynb") == seconds

@@ -30,7 +30,7 @@ LAYERS = [
     " casepages reporttables casetable headline",
     "training trainbench ceilingslices accuracy picker batch report raters methods published robustness",
     "study learnedstudy bench doctor session pickapp",
-    "batchcli aifcli datacli",
+    "batchcli aifcli datacli studybench",
     "cli",
     "__main__",
 ]
