@@ -90,25 +90,27 @@ def rcbf_map(prepared: Prepared, aif, matrix: str = "circulant", lambda_rel: flo
     -------
     rcbf : (X, Y, Z), 0 outside the brain
     """
-    return relative_cbf(_maps(prepared, aif, matrix, lambda_rel, ("cbf",)).cbf, prepared.reference_tissue)
+    options = {"matrix": matrix, "lambda_rel": lambda_rel, "mask": prepared.brain, "only": ("cbf",)}
+    maps = perfusion_maps(prepared.concentration, aif, prepared.dt, **options)
+    return relative_cbf(maps.cbf, prepared.reference_tissue)
 
 
-def relative_maps(prepared: Prepared, aif, matrix: str = "circulant", lambda_rel: float = paper.LAMBDA_REL):
-    """Compute rCBF and Tmax inside the brain from one deconvolution.
+def relative_maps(curves, reference_tissue, aif, dt, matrix="circulant", lambda_rel=paper.LAMBDA_REL):
+    """Compute rCBF and Tmax from one deconvolution of the voxels of a brain.
 
     Parameters
     ----------
-    prepared, aif, matrix, lambda_rel : as for ``rcbf_map``
+    curves : (V, T), HU above baseline: of all voxels of the brain, taken out once for many AIFs
+    reference_tissue : (V,) bool, of the same voxels
+    aif : (T,), any unit
+    dt : s
+    matrix, lambda_rel : of the deconvolution
 
     Returns
     -------
-    rcbf : (X, Y, Z), 0 outside the brain
-    tmax : (X, Y, Z), s, 0 outside the brain
+    rcbf : (V,)
+    tmax : (V,), s
     """
-    maps = _maps(prepared, aif, matrix, lambda_rel, ("cbf", "tmax"))
-    return relative_cbf(maps.cbf, prepared.reference_tissue), maps.tmax
-
-
-def _maps(prepared, aif, matrix, lambda_rel, only):
-    options = {"matrix": matrix, "lambda_rel": lambda_rel, "mask": prepared.brain, "only": only}
-    return perfusion_maps(prepared.concentration, aif, prepared.dt, **options)
+    options = {"matrix": matrix, "lambda_rel": lambda_rel, "only": ("cbf", "tmax")}
+    maps = perfusion_maps(curves, aif, dt, **options)
+    return relative_cbf(maps.cbf, reference_tissue), maps.tmax

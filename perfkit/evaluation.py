@@ -49,20 +49,25 @@ def score(prepared: Prepared, rcbf, threshold: float = paper.RCBF_THRESHOLD) -> 
     Voxels of the mask outside the brain are not counted, neither for nor against. The policy for empty
     masks stands in ``perfkit.metrics``.
     """
-    return _scored(prepared, rcbf, threshold, *_reference(prepared))[0]
+    rcbf = np.asarray(rcbf)
+    if rcbf.shape != prepared.brain.shape:
+        raise ValueError(
+            f"rCBF must have the shape of the scan, {prepared.brain.shape}: {rcbf.shape} came. "
+            "Take arms.rcbf_map of the same scan."
+        )
+    return _scored(prepared, rcbf[prepared.brain], threshold, _core_surface(prepared))[0]
 
 
-def _reference(prepared):
-    """The core inside the brain, and its surface: for all maps of a scan the same."""
-    core = prepared.core & prepared.brain
-    return core, Surface(core, prepared.spacing)
+def _core_surface(prepared):
+    return Surface(prepared.core & prepared.brain, prepared.spacing)
 
 
-def _scored(prepared, rcbf, threshold, core, surface):
-    """What ``score`` returns, and the Slab."""
-    predicted = core_mask(rcbf, prepared.brain, threshold)
-    slab = Slab.of(core[prepared.brain], rcbf[prepared.brain], threshold)
-    volume, reference = (volume_ml(mask, prepared.spacing) for mask in (predicted, core))
+def _scored(prepared, rcbf, threshold, surface):
+    """What ``score`` returns, and the Slab, of rCBF (V,) in the brain and the surface of the core there."""
+    slab = Slab.of(prepared.core[prepared.brain], rcbf, threshold)
+    predicted = np.zeros_like(prepared.brain)
+    predicted[prepared.brain] = slab.predicted
+    volume, reference = (volume_ml(mask, prepared.spacing) for mask in (slab.predicted, slab.core))
     row = (
         overlap(slab)
         | surface.metrics_mm(Surface(predicted, prepared.spacing))
@@ -190,19 +195,20 @@ def evaluate(
 
 def _of_scan(case, scan, aifs, matrices, lambda_rel, threshold):
     """Yield arm, matrix, what was measured or why nothing was, and the Slab."""
-    reference = _reference(scan)
+    surface, brain = _core_surface(scan), scan.brain
+    voxels, reference, tissue = scan.concentration[brain], scan.reference_tissue[brain], scan.tissue[brain]
     for arm, curves in aifs.items():
         if case not in curves:
             yield arm, "", f"{case} has no AIF of this arm.", None
             continue
         for matrix in matrices:
             try:
-                rcbf, tmax = relative_maps(scan, curves[case], matrix, lambda_rel)
+                rcbf, tmax = relative_maps(voxels, reference, curves[case], scan.dt, matrix, lambda_rel)
             except ValueError as error:
                 yield arm, matrix, str(error), None
                 continue
-            late = volume_ml(scan.tissue & (tmax > TMAX_THRESHOLD), scan.spacing)
-            row, slab = _scored(scan, rcbf, threshold, *reference)
+            late = volume_ml(tissue & (tmax > TMAX_THRESHOLD), scan.spacing)
+            row, slab = _scored(scan, rcbf, threshold, surface)
             yield arm, matrix, row | {"hypoperfusion_ml": late}, slab
 
 
