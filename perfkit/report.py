@@ -106,6 +106,7 @@ def write_report(
     title="Does a learned arterial input function find the stroke core better?",
     reference="expert",
     pictures=(),
+    model=None,
 ) -> Path:
     """Write ``index.html`` into the folder of a run, and a page for each case that the run left pictures of.
 
@@ -125,6 +126,7 @@ def write_report(
     cohort : a sentence on the data.
     reference : the arm the others are tested against; where it is missing, the first that is there.
     pictures : of "png" and "svg": also write the figures for print, into ``figures``; needs a browser.
+    model : ``mixedmodel.MixedModel`` of the scores' Dice; one against another reference is fitted anew.
 
     Returns
     -------
@@ -169,7 +171,7 @@ def write_report(
         remarks=sorted({remark for note in tests["note"] for remark in note.split("; ") if remark}),
         statistics=[]
         if by_patient is None
-        else statistics(scores, patients, reference, matrices[0], tests=by_patient),
+        else statistics(scores, patients, reference, matrices[0], tests=by_patient, model=model),
         reference=arm_label(reference),
         volumes=volume_sentences(rows) if {"volume_ml", "reference_volume_ml"} <= set(rows) else [],
         figures=_figures(drawn),

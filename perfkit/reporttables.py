@@ -45,7 +45,7 @@ ELIGIBILITY = {
 DECISIVE = ("roc_auc", "dice", "volume_ml")  # our choice: one metric of rank, of overlap and of size
 
 
-def statistics(scores, patients, reference: str, matrix: str, seed: int = 0, tests=None) -> list[dict]:
+def statistics(scores, patients, reference: str, matrix: str, seed: int = 0, tests=None, model=None):
     """Lay out all patient-level statistics of a study; what cannot be computed says why.
 
     Parameters
@@ -56,20 +56,23 @@ def statistics(scores, patients, reference: str, matrix: str, seed: int = 0, tes
     matrix : whose rows count.
     seed : of the bootstrap.
     tests : of ``tests_of_patients``, where they are at hand.
+    model : ``mixedmodel.MixedModel`` of Dice with this reference and matrix, where it is at hand.
 
     Returns
     -------
-    tables, as the module says; without a column that a table needs, a table without rows that says so
+    list of tables, as the module says; without a column that a table needs, a table without rows that says so
     """
     if tests is None:
         tests = tests_of_patients(patients, reference, matrix, seed)
     if tests is None:
         return []
+    if model is None or (model.metric, model.reference) != ("dice", reference):
+        model = mixed_model(scores, "dice", reference, matrix=matrix)
     rows = scores[scores["matrix"] == matrix]
     needed = ("volume_ml", "reference_volume_ml")
     return [
         differences_table(tests),
-        mixed_table(mixed_model(scores, "dice", reference, matrix=matrix)),
+        mixed_table(model),
         _or_without(rows, needed, AGREEMENT, lambda: agreement_table(rows, seed)),
         _or_without(
             patients,

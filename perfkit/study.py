@@ -255,7 +255,7 @@ def _means(scores):
     return {matrix: rows.droplevel(0).to_dict("index") for matrix, rows in means.groupby(level=0)}
 
 
-def assemble_report(folder, *, pictures=()) -> Path:
+def assemble_report(folder, *, pictures=(), model=None) -> Path:
     """Write ``index.html`` from what the notebooks left in the folder of a run.
 
     Parameters
@@ -263,6 +263,7 @@ def assemble_report(folder, *, pictures=()) -> Path:
     folder : with ``scores.csv``, ``metrics.json`` and, for what they show, ``patients.csv``, ``roc.csv``,
         ``thresholds.csv``, ``figures/*.json`` and ``cases/``, as notebook 04 writes them
     pictures : of "png" and "svg": also write the figures for print, into ``figures``
+    model : ``mixedmodel.MixedModel`` of the Dice of ``scores.csv``, where it is at hand: a fit takes seconds
 
     Returns
     -------
@@ -297,4 +298,5 @@ def assemble_report(folder, *, pictures=()) -> Path:
         figures=figures,
         notebooks=found,
         pictures=pictures,
+        model=model,
     )

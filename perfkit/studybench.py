@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 import time
@@ -35,6 +36,7 @@ def measure(say: Callable = print) -> dict:
         folder = phantom.write_cohort(Path(home) / "cohort", N, SEED, size=SIZE)
         cohort, training = datasets.open_cohort(folder), Path(home) / "training"
         tables.save_aifs(training / "aifs.csv", {case.id: case.truth["aif"] for case in cohort})
+        os.sync()  # or the cohort is still being written meanwhile
         read = _seconds(lambda: _read_all(cohort))
         parameters = {"cohort": str(folder), "out": str(Path(home) / "run")}
         parameters |= {f"training_{matrix}": str(training) for matrix in ("circulant", "volterra")}

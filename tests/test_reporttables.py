@@ -84,6 +84,17 @@ def test_agreement_is_bias_and_limits_by_hand(study, tables):
     assert cells[-1] == f"{len(rows)} / {rows['patient'].nunique()}"
 
 
+def test_a_model_at_hand_is_taken_where_it_is_of_the_same_comparison(study, monkeypatch):
+    asked = []
+    monkeypatch.setattr(reporttables, "mixed_model", lambda *a, **o: asked.append(a) or mixed_model(*a, **o))
+    for reference, fitted in (("expert", 0), ("cnn", 1)):
+        model = mixed_model(study[0], "dice", "expert")
+        found = reporttables.statistics(*study, reference, "circulant", model=model)
+        assert len(asked) == fitted
+        table = next(table for table in found if table["id"] == "mixed")
+        assert table == reporttables.mixed_table(mixed_model(study[0], "dice", reference))
+
+
 def test_warnings_of_the_mixed_model_are_said(study, tables):
     table = tables["mixed"]
     model = mixed_model(study[0], "dice", "expert")
