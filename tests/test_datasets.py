@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfkit import dicomscans, nifti, patients
+from perfkit import curves, dicomscans, nifti, patients, scans
 from perfkit.case import Case
 from perfkit.datasets import Cohort, Scan, open_cohort
+from perfkit.phantom import make_case
 
 
 @pytest.fixture(scope="session")
@@ -636,3 +637,17 @@ def test_first_says_why_there_is_none(tmp_path):
     series.write_bytes(series.read_bytes()[: series.stat().st_size // 2])
     with pytest.raises(ValueError, match=r"None of the 1 scans.*can be read"):
         open_cohort(tmp_path).first()
+
+
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_the_bolus_of_a_series_without_a_mask_is_that_of_its_soft_voxels(monkeypatch, order):
+    """Air and bone show only noise: the mean curve that finds the baseline leaves them out."""
+    case = make_case(3, size="tiny")
+    first = case.ctp[..., 0]
+    soft = (first > 0) & (first < 100)
+    expected = [float(np.mean([v for v in case.ctp[..., t][soft]])) for t in range(case.ctp.shape[-1])]
+    seen, count = [], curves.n_baseline
+    monkeypatch.setattr(curves, "n_baseline", lambda mean, dt: seen.append(mean) or count(mean, dt))
+    found = scans.find_brain(np.asarray(case.ctp, order=order), case.dt, case.affine, "here")
+    np.testing.assert_allclose(seen[0], expected)
+    assert 0 < soft.sum() < soft.size and found.shape == soft.shape
