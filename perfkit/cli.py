@@ -336,7 +336,7 @@ def bench(
     maps: all voxels to maps; pipeline: from a file to the core, step by step;
     train: one step, its data and the wait for them; start: import and opening 94
     scans; aif: the automatic methods; study: notebook 04 and its report over 94
-    scans of 256×256 (five minutes). Needs a quiet machine. The others measure no
+    scans of 256×256 (takes minutes). Needs a quiet machine. The others measure no
     time. departures: what each departure from the paper does; accuracy: how
     true each estimator's maps are; conformal: how often intervals for volumes
     hold (1,600 phantom patients).

@@ -6,7 +6,7 @@ import numpy as np
 
 from .comparison import paired_tests, patient_tests
 from .scoretables import count, format_value, p_value, paired_rows
-from .wording import SIGNIFICANCE, difference, owner, signed, verdict
+from .wording import SIGNIFICANCE, difference, owner, signed, standing, verdict
 
 
 def summary_sentences(rows, reference, patients=None, tests=None) -> list[str]:
@@ -95,8 +95,7 @@ def _told(found) -> str:
         said.append("tested by itself, outside Holm's correction")
     if not np.isfinite(found["difference"]):
         return f"not known ({'; '.join(said)})"
-    words = difference("dice", found["difference"]).replace("no difference to", "the same to")
-    return f"{words} ({'; '.join(said)})"
+    return f"{standing('dice', found['difference'])} ({'; '.join(said)})"
 
 
 def _the_same(n, dropped) -> str:

@@ -215,7 +215,9 @@ def _signed_rank_quantile(n, p):
     if n > EXACT_RANKS:
         mean, sd = n * (n + 1) / 4, np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
         return int(np.floor(mean + stats.norm.ppf(p) * sd))
-    chance = np.ones(1)
+    chance = np.zeros(n * (n + 1) // 2 + 1)
+    chance[0] = 1
     for rank in range(1, n + 1):
-        chance = (np.pad(chance, (0, rank)) + np.pad(chance, (rank, 0))) / 2
+        chance[rank:] += chance[:-rank].copy()
+        chance /= 2
     return int(np.searchsorted(np.cumsum(chance), p))

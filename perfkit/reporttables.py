@@ -19,7 +19,7 @@ from .mixedmodel import mixed_model
 from .pairedtests import MARGINS, patient_tests
 from .power import power_table
 from .scoretables import METRICS, format_value, ordered_arms
-from .wording import METRIC_LABELS, SIGNIFICANCE, count, difference, owner, p_value, signed
+from .wording import METRIC_LABELS, SIGNIFICANCE, count, owner, p_value, signed, standing
 
 TESTED = (*METRICS, "volume_ml")
 DIFFERENCES = ("Metric", "Mean difference", "Hodges-Lehmann", "Wilcoxon p", "Holm p", "Permutation p")
@@ -182,8 +182,7 @@ def patient_sentence(test, tested: int = 1) -> str:
     metric = test["metric"]
     if not np.isfinite(test["wilcoxon_p"]):
         return _untested(test, [_name(metric)])
-    told = f"The {owner(test['arm'])} {_name(metric)} is {difference(metric, test['mean_difference'])}"
-    told = told.replace("is no difference to", "is the same to")
+    told = f"The {owner(test['arm'])} {_name(metric)} is {standing(metric, test['mean_difference'])}"
     seldom = test["wilcoxon_p_holm"] < SIGNIFICANCE
     chance = f"chance alone {'would seldom' if seldom else 'can'} do that"
     if not seldom and test["wilcoxon_p"] < SIGNIFICANCE:

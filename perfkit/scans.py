@@ -191,7 +191,8 @@ def find_brain(ctp, dt: float, affine, where):
     soft = soft if soft.any() else np.ones_like(soft)
     order = "F" if ctp.flags.f_contiguous else "C"  # as it lies in memory: a view, and frames in one go
     frames = ctp.reshape(-1, ctp.shape[-1], order=order).T
-    mean = np.array([frame[soft.ravel(order)].mean(dtype=float) for frame in frames])
+    inside = soft.ravel(order)
+    mean = np.array([frame[inside].mean(dtype=float) for frame in frames])
     baseline = ctp[..., : curves.n_baseline(mean, dt)].mean(axis=-1, dtype=np.float32)
     shifted = ((first > 1024) & (first < 1124)).mean() > OFFSET_SHARE
     try:

@@ -225,6 +225,11 @@ def difference(metric, value) -> str:
     )
 
 
+def standing(metric, value) -> str:
+    """Write a difference as what an arm is: "higher by 0.031", "the same to the last decimal"."""
+    return difference(metric, value).replace("no difference", "the same")
+
+
 def signed(metric, value) -> str:
     """Write a difference with its sign, a true minus."""
     text = format_value(metric, abs(value))
